@@ -1,12 +1,11 @@
 // Command proofofstake is a proof-of-stake blockchain that people run with
-// nothing but netcat: each terminal that connects is a validator who stakes
-// tokens and types pulses (BPM), and a lottery weighted by stake decides whose
-// block is forged. It follows the tutorial "Code your own Proof of Stake
-// blockchain in Go!" function by function; README.md says where it differs, and why.
+// nothing but netcat: whoever connects is a validator who stakes tokens and types
+// pulses (BPM), and a lottery weighted by stake decides whose block is forged.
+// It follows the tutorial "Code your own Proof of Stake blockchain in Go!"
+// function by function; README.md says where it differs, and why.
 package main
 
 import (
-	"container/list"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -35,8 +34,10 @@ import (
 
 	"proofofstake/internal/accept"
 	"proofofstake/internal/env"
+	"proofofstake/internal/flatjson"
 	"proofofstake/internal/human"
 	"proofofstake/internal/lineconn"
+	"proofofstake/internal/linefile"
 	"proofofstake/internal/recent"
 )
 
@@ -45,15 +46,12 @@ import (
 // Block is one entry of the chain: a pulse, and the validator who forged it.
 type Block struct {
 	Index     int
-	Timestamp string // RFC 3339, UTC, with nanoseconds
+	Timestamp string // RFC 3339, UTC, with all nine digits of the nanoseconds
 	BPM       int
 	Hash      string // of all the other fields, see calculateBlockHash
 	PrevHash  string
 	Validator string
 }
-
-// timestampFormat is RFC 3339 with all nine digits of the nanoseconds.
-const timestampFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
 // calculateHash is the SHA-256 of s in lower-case hex.
 func calculateHash(s string) string {
@@ -70,18 +68,14 @@ func calculateBlockHash(block Block) string {
 		block.PrevHash + "\n" + block.Validator + "\n")
 }
 
-// generateGenesis makes the first block of a new chain.
-func generateGenesis() Block {
-	genesis := Block{Timestamp: time.Now().UTC().Format(timestampFormat)}
-	genesis.Hash = calculateBlockHash(genesis)
-	return genesis
-}
+// beforeGenesis stands for the block that the genesis block follows: there is none.
+func beforeGenesis() Block { return Block{Index: -1} }
 
 // generateBlock makes the block that follows oldBlock.
 func generateBlock(oldBlock Block, BPM int, address string) Block {
 	newBlock := Block{
 		Index:     oldBlock.Index + 1,
-		Timestamp: time.Now().UTC().Format(timestampFormat),
+		Timestamp: time.Now().UTC().Format("2006-01-02T15:04:05.000000000Z"),
 		BPM:       BPM,
 		PrevHash:  oldBlock.Hash,
 		Validator: address,
@@ -97,34 +91,60 @@ func isBlockValid(newBlock, oldBlock Block) bool { return blockFault(newBlock, o
 func blockFault(newBlock, oldBlock Block) error {
 	switch {
 	case newBlock.Index != oldBlock.Index+1:
-		return fmt.Errorf("wrong index %d after block %d", newBlock.Index, oldBlock.Index)
+		return fmt.Errorf("wrong index: block %d in the place of block %d", newBlock.Index, oldBlock.Index+1)
 	case newBlock.PrevHash != oldBlock.Hash:
 		return fmt.Errorf("wrong link: block %d does not name the hash of the block before it", newBlock.Index)
 	case newBlock.Hash != calculateBlockHash(newBlock):
 		return fmt.Errorf("wrong hash: that of block %d is not the hash of its content", newBlock.Index)
+	case newBlock.Index == 0 && (newBlock.BPM != 0 || newBlock.Validator != ""):
+		return errors.New("wrong genesis: block 0 has a pulse or a validator")
 	}
 	return nil
 }
 
-// genesisFault says why block cannot be the first of a chain; nil if it can.
-func genesisFault(block Block) error {
-	switch {
-	case block.Index != 0:
-		return fmt.Errorf("wrong index %d of the first block", block.Index)
-	case block.PrevHash != "":
-		return errors.New("wrong link: the genesis block names a block before it")
-	case block.BPM != 0 || block.Validator != "":
-		return errors.New("the genesis block has a pulse or a validator")
-	case block.Hash != calculateBlockHash(block):
-		return errors.New("wrong hash: that of the genesis block is not the hash of its content")
+// parseBlock reads a block in the one spelling that it has in broadcasts and in the
+// chain file, which is that of encoding/json.
+func parseBlock(line []byte) (Block, error) {
+	r := flatjson.New(line)
+	block := Block{
+		Index:     r.Int(`{"Index":`),
+		Timestamp: r.String(`,"Timestamp":`),
+		BPM:       r.Int(`,"BPM":`),
+		Hash:      r.String(`,"Hash":`),
+		PrevHash:  r.String(`,"PrevHash":`),
+		Validator: r.String(`,"Validator":`),
 	}
-	return nil
+	return block, r.End("}")
+}
+
+// readChain verifies a chain file from genesis on, as replay hands its lines over,
+// and calls add with each block and its line. It returns the head and the tail:
+// a part of a line at the end, which was never announced. Its error is the first fault.
+func readChain(replay func(func(line []byte) error) (tail []byte, err error), add func(Block, []byte)) (head Block, tail []byte, err error) {
+	head = beforeGenesis()
+	next := func(line []byte) error {
+		block, err := parseBlock(line)
+		if err == nil {
+			err = blockFault(block, head)
+		}
+		if err == nil {
+			head = block
+			add(block, line)
+		}
+		return err
+	}
+	tail, err = replay(next)
+	// A whole block and one byte more is no part of a line: it may have been announced.
+	if err == nil && len(tail) > 0 && next(tail[:len(tail)-1]) == nil {
+		err = fmt.Errorf("line %d: its newline is damaged", head.Index+1)
+	}
+	return head, tail, err
 }
 
 // ---- The network's state ----
 
-// network is what the validators share. Its goroutine, run, is the lottery: it alone
-// touches what stands below "owned by run", so that what happens to the
+// network is what the validators share. Its goroutine, run, is the lottery: it
+// alone touches what stands below "owned by run", so that what happens to the
 // network happens in one order, and every terminal is told of it in that order.
 // Others hand it candidate blocks, or functions to run (see do).
 type network struct {
@@ -138,68 +158,105 @@ type network struct {
 	announcements   *lineconn.Writers // carry what terminals are told, so that run never waits for one
 
 	// Owned by run.
-	head           Block            // the newest block
-	chain          *recent.Values   // the newest blocks, encoded: what a broadcast shows
-	terminals      *list.List       // of *terminal; in front the one whose broadcast is due next
-	validators     map[string]int64 // the stake of each address, in tokens
-	staked         *big.Int         // their sum
-	proposals      []*candidate     // of the open round, one for each proposer
-	roundEnds      time.Time
-	roundTimer     *time.Timer // rings at roundEnds
-	broadcastTimer *time.Timer // rings when the front terminal's broadcast is due
-	news           news
+	head        Block            // the newest block
+	chain       *recent.Values   // the newest blocks, encoded: what a broadcast shows
+	file        *linefile.File   // keeps every block
+	fileFault   string           // why the last block could not be kept; empty: it was
+	terminals   *lineconn.Group  // all that hear announcements and broadcasts
+	validators  map[string]int64 // the stake of each address, in tokens
+	staked      *big.Int         // their sum
+	proposals   []*candidate     // of the open round, one for each proposer
+	roundEnds   time.Time
+	news        news
+	reported    time.Time   // when the console was last shown the news
+	reportTimer *time.Timer // rings when there is a report to be made
 }
 
-// terminal is one connection. Its handler reads from it; the rest is owned by run.
+// terminal is one connection: a handler reads from it, run owns the rest.
 type terminal struct {
 	*lineconn.Conn
-	address     string // of its validator; empty until it has staked
-	stake       int64  // in tokens
-	prompt      prompt
-	proposal    *candidate    // in the open round; nil: none
-	ended       bool          // its input has ended: it leaves when its proposal is decided
-	broadcastAt time.Time     // when its next broadcast is due
-	place       *list.Element // in terminals; nil: not there
+	address  string     // of its validator; empty until it has staked
+	stake    int64      // in tokens
+	proposal *candidate // in the open round; nil: none
+	ended    bool       // its input has ended: it leaves when its proposal is decided
 }
+
+// The prompts of a terminal: the questions it is at.
+const (
+	stakePrompt = "Enter token balance:"
+	bpmPrompt   = "\nEnter a new BPM:"
+	noPrompt    = "" // its input has ended
+)
 
 // candidate is a block that its validator proposes for the open round.
 type candidate struct {
 	Block    // BPM and validator; run adds the rest
 	stake    int64
-	terminal *terminal
+	terminal *terminal     // nil: it has left
 	answered chan struct{} // closed when the terminal has been answered
 }
 
-// prompt is the question that a terminal is at.
-type prompt int
-
-const (
-	noPrompt prompt = iota // its input has ended
-	stakePrompt
-	bpmPrompt
-	prompts // how many there are
-)
-
-// String is the prompt as it is sent.
-func (p prompt) String() string {
-	return [prompts]string{stakePrompt: "Enter token balance:", bpmPrompt: "\nEnter a new BPM:"}[p]
-}
-
-// newNetwork starts a chain with a genesis block. The caller must call run.
-func newNetwork(s settings, console io.Writer, logger *log.Logger) *network {
+// newNetwork goes on with the chain in the chain file, or starts one with a
+// genesis block. It fails if the file is not a valid chain, is in use or
+// cannot be written. The caller must call run.
+func newNetwork(s settings, console io.Writer, logger *log.Logger) (*network, error) {
+	file, err := linefile.Open(s.chainFile)
+	if err != nil {
+		return nil, err
+	}
 	n := &network{
-		settings: s, console: console, log: logger,
+		settings: s, console: console, log: logger, file: file,
 		candidateBlocks: make(chan *candidate),
 		calls:           make(chan func()),
 		stopped:         make(chan struct{}),
 		announcements:   lineconn.NewWriters(runtime.GOMAXPROCS(0)),
 		chain:           recent.New(s.broadcastBlocks),
-		terminals:       list.New(),
 		validators:      map[string]int64{},
 		staked:          new(big.Int),
 	}
-	n.extend(generateGenesis())
-	return n
+	if err := n.restore(); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// close gives back what newNetwork took. All terminals must have left.
+func (n *network) close() {
+	n.announcements.Close()
+	n.file.Close()
+}
+
+// restore takes the chain from the chain file, or puts the genesis block there. A
+// last line without its end is dropped; on any other fault the file stays as it is.
+func (n *network) restore() error {
+	var genesis Block
+	head, tail, err := readChain(n.file.Replay, func(block Block, line []byte) {
+		if block.Index == 0 {
+			genesis = block
+		}
+		n.chain.Add(line)
+	})
+	if err != nil {
+		return fmt.Errorf("%w; the file is untouched: mend it, or move it away to start a new chain", err)
+	}
+	if len(tail) > 0 {
+		n.log.Printf("%s: dropping a last line without its end (%d bytes): it was never announced", n.chainFile, len(tail))
+	}
+	if err := n.file.Cut(); err != nil {
+		return err
+	}
+	if n.head = head; head == beforeGenesis() {
+		genesis = generateBlock(head, 0, "")
+		if err := n.forge(genesis); err != nil {
+			return err
+		}
+	}
+	spew.Fdump(n.console, genesis)
+	if n.head != genesis {
+		fmt.Fprintf(n.console, "restored %d blocks from %s, head %s\n", n.head.Index+1, n.chainFile, n.head.Hash)
+	}
+	return nil
 }
 
 // do has run call f and returns when it has, or false when run is over.
@@ -218,25 +275,20 @@ func (n *network) do(f func()) bool {
 
 // enter takes in a terminal that has connected.
 func (n *network) enter(t *terminal) {
-	t.prompt = stakePrompt
-	t.broadcastAt = time.Now().Add(n.broadcastEvery)
-	t.place = n.terminals.PushBack(t)
-	if n.terminals.Len() == 1 {
-		n.broadcastTimer.Reset(n.broadcastEvery)
-	}
-	t.Send(lineconn.Text(stakePrompt.String()))
+	n.terminals.Add(t.Conn)
+	t.SetPrompt(stakePrompt)
+	t.Tell("")
 }
 
 // admit makes a validator of t, at a new address.
 func (n *network) admit(t *terminal, stake int64) {
-	t.address = calculateHash(rand.Text()) // 130 random bits
-	t.stake = stake
-	t.prompt = bpmPrompt
+	t.address, t.stake = calculateHash(rand.Text()), stake // of 130 random bits
 	n.validators[t.address] = stake
 	n.staked.Add(n.staked, big.NewInt(stake))
-	t.Send(lineconn.Text(fmt.Sprintf("\nyou are validator %s with %d tokens staked\n%s", t.address, stake, bpmPrompt)))
+	t.SetPrompt(bpmPrompt)
+	t.Tell("\nyou are validator %s with %d tokens staked\n", t.address, stake)
+	n.expectReport()
 	n.news.joined = t.address
-	n.report()
 }
 
 // propose puts c into the open round, unless its validator is in already.
@@ -245,135 +297,95 @@ func (n *network) propose(c *candidate) {
 	t := c.terminal
 	left := human.Duration(time.Until(n.roundEnds))
 	if first := t.proposal; first != nil {
-		t.Send(lineconn.Text(fmt.Sprintf("\nblock %d is already proposed with BPM %d; the next round opens in %v\n%s",
-			first.Index, first.BPM, left, bpmPrompt)))
+		t.Tell("\nblock %d is already proposed with BPM %d; the next round opens in %v\n", first.Index, first.BPM, left)
 		return
 	}
 	c.Block = generateBlock(n.head, c.BPM, c.Validator)
 	n.proposals = append(n.proposals, c)
 	t.proposal = c
-	t.Send(lineconn.Text(fmt.Sprintf("\nblock %d proposed with BPM %d; the winner is drawn in %v\n%s", c.Index, c.BPM, left, bpmPrompt)))
+	t.Tell("\nblock %d proposed with BPM %d; the winner is drawn in %v\n", c.Index, c.BPM, left)
 }
 
-// slash takes the stake of a validator who typed what is no pulse: it is off the
-// list, and its proposal in the open round is void.
+// slash takes the stake of a validator who typed what is no pulse: it is off
+// the list, and its proposal in the open round is void.
 func (n *network) slash(t *terminal, typed string) {
-	if t.proposal != nil {
-		n.proposals = slices.DeleteFunc(n.proposals, func(c *candidate) bool { return c == t.proposal })
-		t.proposal = nil
+	if void := t.proposal; void != nil {
+		n.proposals = slices.DeleteFunc(n.proposals, func(c *candidate) bool { return c == void })
 	}
-	t.Send(lineconn.Text(fmt.Sprintf("\nslashed: %s is not a pulse; %d tokens forfeited\n", human.Quote(typed, quoted), t.stake)))
+	t.SetPrompt(noPrompt)
+	t.Tell("\nslashed: %s is not a pulse; %d tokens forfeited\n", human.Quote(typed, quoted), t.stake)
 	n.leave(t)
 }
 
 // endInput notes that t has nothing more to say: it stays only to hear how its
 // proposal fares.
 func (n *network) endInput(t *terminal) {
-	t.ended, t.prompt = true, noPrompt
+	t.SetPrompt(noPrompt)
+	t.ended = true
 	if t.proposal == nil {
 		n.leave(t)
 	}
 }
 
-// leave takes t out of the network; a proposal of it stands. What was sent to it
-// is its end. To leave twice is no harm.
+// leave takes t out of the network; a proposal of it stands. What was sent to
+// it is its end. To leave twice is no harm.
 func (n *network) leave(t *terminal) {
 	t.Finish()
-	if t.place == nil {
+	if !n.terminals.Remove(t.Conn) {
 		return
 	}
-	n.terminals.Remove(t.place)
-	t.place = nil
 	if t.address != "" {
 		delete(n.validators, t.address)
 		n.staked.Sub(n.staked, big.NewInt(t.stake))
 	}
+	if t.proposal != nil {
+		t.proposal.terminal = nil
+	}
 	if errors.Is(t.Err(), lineconn.ErrNotReading) {
+		n.expectReport()
 		n.news.cutOff++
-		n.report()
 	}
 }
 
-// messages is parts, each once, with every prompt after it.
-func messages(parts ...[]byte) (all [prompts]*lineconn.Message) {
-	last := len(parts) - 1
-	for p := range prompts {
-		with := slices.Clone(parts)
-		with[last] = slices.Concat(parts[last], []byte(p.String()))
-		all[p] = &lineconn.Message{Parts: with}
-	}
-	return all
-}
-
-// announce tells every terminal text, and winner, if it is still there, own as well.
-func (n *network) announce(text string, winner *terminal, own string) {
-	all := messages([]byte(text))
-	for e := n.terminals.Front(); e != nil; e = e.Next() {
-		if t := e.Value.(*terminal); t == winner {
-			t.Send(lineconn.Text(text + own + t.prompt.String()))
-		} else {
-			t.Send(all[t.prompt])
-		}
-	}
-}
-
-// broadcastChain sends the chain to the terminals that are due. They share the
-// bytes of its blocks.
-func (n *network) broadcastChain() {
-	now := time.Now()
-	all := messages([]byte("\n["), n.chain.Newest(), []byte("]\n"))
-	for _, m := range all {
-		m.Replaceable = true
-	}
-	for e := n.terminals.Front(); e != nil; e = n.terminals.Front() {
-		t := e.Value.(*terminal)
-		if t.broadcastAt.After(now) {
-			n.broadcastTimer.Reset(t.broadcastAt.Sub(now))
-			break
-		}
-		t.Send(all[t.prompt])
-		t.broadcastAt = now.Add(n.broadcastEvery)
-		n.terminals.MoveToBack(e)
-	}
-}
-
-// news is what the console has not shown yet. However fast terminals come and
-// go, it is shown at most once a second.
+// news is what the console has not shown yet.
 type news struct {
-	joined string      // the newest validator; empty: none since the last report
-	cutOff int         // terminals that did not read
-	pause  *time.Timer // rings when more may be shown
-	paused bool
+	joined string // the newest validator; empty: none
+	cutOff int    // terminals that did not read
 }
 
-// report shows the news, now or when the pause after the last report is over.
+// expectReport sees to it that the console shows the news: at most one report a
+// second, however fast terminals come and go.
+func (n *network) expectReport() {
+	if n.news == (news{}) {
+		n.reportTimer.Reset(time.Until(n.reported.Add(time.Second)))
+	}
+}
+
+// report shows the news on the console.
 func (n *network) report() {
-	if n.news.paused {
-		return
-	}
 	if n.news.cutOff > 0 {
-		n.log.Printf("%d terminals cut off: they did not read for %v", n.news.cutOff, lineconn.Patience)
+		n.log.Printf("%d terminals cut off: they did not read", n.news.cutOff)
 	}
-	if n.news.joined != "" {
+	if joined := n.news.joined; joined != "" {
 		fmt.Fprintf(n.console, "validators: %d with %d tokens staked\n", len(n.validators), n.staked)
-		addresses := []string{n.news.joined}
+		shown := []string{joined}
 		if len(n.validators) <= 20 {
-			addresses = slices.Sorted(maps.Keys(n.validators))
+			shown = slices.Sorted(maps.Keys(n.validators))
 		}
-		for _, address := range addresses {
-			if stake, ok := n.validators[address]; ok {
-				fmt.Fprintf(n.console, "  %s %d\n", address, stake)
-			}
+		for _, address := range shown {
+			fmt.Fprintf(n.console, "  %s %d\n", address, n.validators[address])
 		}
 	}
-	if n.news.cutOff > 0 || n.news.joined != "" {
-		n.news.pause.Reset(time.Second)
-		n.news.paused = true
-	}
-	n.news.joined, n.news.cutOff = "", 0
+	n.news, n.reported = news{}, time.Now()
 }
 
 // ---- The handler ----
+
+// quoted is how many characters of a bad input its sender gets to see.
+const quoted = 40
+
+// errSentAway ends a conversation from the server's side.
+var errSentAway = errors.New("sent away")
 
 // handleConn is the conversation with one terminal, from its stake to its end.
 func (n *network) handleConn(conn net.Conn) {
@@ -386,27 +398,19 @@ func (n *network) handleConn(conn net.Conn) {
 	if err == nil {
 		err = n.takeBPMs(t)
 	}
-	n.do(func() {
-		if err == io.EOF {
-			n.endInput(t)
-		} else {
-			n.leave(t)
-		}
-	})
+	if err == io.EOF {
+		n.do(func() { n.endInput(t) })
+	} else {
+		n.do(func() { n.leave(t) })
+	}
 	t.Hangup()
 	n.do(func() { n.leave(t) })
 }
 
-// quoted is how many characters of a bad input its sender gets to see.
-const quoted = 40
-
-// errSentAway ends the conversation from the server's side.
-var errSentAway = errors.New("sent away")
-
-// takeStake asks t for its stake until it has made it a validator: three times at most.
+// takeStake asks t for its stake, three times at most, and makes it a validator.
 func (n *network) takeStake(t *terminal) error {
-	for tries := 0; tries < 3; {
-		typed, err := ask(t, stakePrompt)
+	for tries := 0; tries < 3; tries++ {
+		typed, err := ask(t)
 		if err != nil && err != lineconn.ErrTooLong {
 			return err
 		}
@@ -418,8 +422,7 @@ func (n *network) takeStake(t *terminal) error {
 			n.do(func() { n.admit(t, stake) })
 			return nil
 		}
-		tries++
-		t.Send(lineconn.Text(fmt.Sprintf("\n%s is not a stake: %v\n%s", human.Quote(typed, quoted), err, stakePrompt)))
+		t.Tell("\n%s is not a stake: %v\n", human.Quote(typed, quoted), err)
 	}
 	t.Send(lineconn.Text("\ntoo many tries, goodbye\n"))
 	return errSentAway
@@ -429,7 +432,7 @@ func (n *network) takeStake(t *terminal) error {
 // or it types what is none.
 func (n *network) takeBPMs(t *terminal) error {
 	for {
-		typed, err := ask(t, bpmPrompt)
+		typed, err := ask(t)
 		if err != nil && err != lineconn.ErrTooLong {
 			return err
 		}
@@ -442,15 +445,15 @@ func (n *network) takeBPMs(t *terminal) error {
 		select {
 		case n.candidateBlocks <- c:
 			<-c.answered
-		case <-n.stopped:
+		case <-n.stopped: // the next line is the end of the input
 		}
 	}
 }
 
-// ask returns the next line from t, without the spaces around it, when t has
+// ask returns the next line from t, without the spaces around it, once t has
 // taken all that it was told; an empty line gets the prompt again. It fails as
 // [lineconn.Conn.ReadLine] does.
-func ask(t *terminal, p prompt) (typed string, err error) {
+func ask(t *terminal) (typed string, err error) {
 	for {
 		t.Flush()
 		typed, err = t.ReadLine()
@@ -458,30 +461,30 @@ func ask(t *terminal, p prompt) (typed string, err error) {
 		if typed != "" || err != nil {
 			return typed, err
 		}
-		t.Send(lineconn.Text(p.String()))
+		t.Tell("")
 	}
-}
-
-// refuse takes leave of a terminal for which there is no room.
-func (n *network) refuse(conn net.Conn) {
-	t := n.announcements.Conn(conn)
-	t.Send(lineconn.Text("the server is full, try again later\n"))
-	t.Finish()
-	t.Hangup()
 }
 
 // parseStake reads a stake in tokens; its error says what would be one.
 func parseStake(typed string) (int64, error) {
 	stake, err := strconv.ParseInt(typed, 10, 64)
 	switch {
-	case errors.Is(err, strconv.ErrRange) && stake > 0:
-		return 0, fmt.Errorf("the most is %d", int64(math.MaxInt64))
 	case err != nil && !errors.Is(err, strconv.ErrRange):
 		return 0, errors.New("it must be a whole number, such as 100")
+	case err != nil && stake > 0:
+		return 0, fmt.Errorf("the most is %d", int64(math.MaxInt64))
 	case stake < 1:
 		return 0, errors.New("the least is 1")
 	}
 	return stake, nil
+}
+
+// refuse takes leave of a terminal for which there is no room.
+func (n *network) refuse(conn net.Conn) {
+	c := n.announcements.Conn(conn)
+	c.Send(lineconn.Text("the server is full, try again later\n"))
+	c.Finish()
+	c.Hangup()
 }
 
 // ---- The lottery ----
@@ -491,46 +494,40 @@ func parseStake(typed string) (int64, error) {
 // open round at once and takes leave of every terminal.
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
-	n.roundTimer = time.NewTimer(n.roundLength)
+	n.terminals = lineconn.NewGroup(n.broadcastEvery)
+	n.reportTimer = time.NewTimer(0)
 	n.roundEnds = time.Now().Add(n.roundLength)
-	n.broadcastTimer = time.NewTimer(n.broadcastEvery)
-	n.news.pause = time.NewTimer(0)
+	round := time.NewTimer(n.roundLength)
 	for {
 		select {
 		case c := <-n.candidateBlocks:
 			n.propose(c)
 		case f := <-n.calls:
 			f()
-		case <-n.roundTimer.C:
-			n.pickWinner()
-			// By the clock, not by when the draw was done; rounds that it took are skipped.
+		case <-round.C:
+			// The next one ends by the clock, unless that is past.
 			n.roundEnds = n.roundEnds.Add(n.roundLength)
-			if late := time.Since(n.roundEnds); late >= 0 {
-				n.roundEnds = n.roundEnds.Add(late + n.roundLength)
+			n.pickWinner()
+			if now := time.Now(); n.roundEnds.Before(now) {
+				n.roundEnds = now.Add(n.roundLength)
 			}
-			n.roundTimer.Reset(time.Until(n.roundEnds))
-		case <-n.broadcastTimer.C:
-			n.broadcastChain()
-		case <-n.news.pause.C:
-			n.news.paused = false
+			round.Reset(time.Until(n.roundEnds))
+		case <-n.terminals.Due.C:
+			n.terminals.Broadcast([]byte("\n["), n.chain.Newest(), []byte("]\n"))
+		case <-n.reportTimer.C:
 			n.report()
 		case <-ctx.Done():
 			n.pickWinner()
-			goodbye := lineconn.Text("\nthe server is shutting down\n")
-			for n.terminals.Len() > 0 {
-				t := n.terminals.Front().Value.(*terminal)
-				t.Send(goodbye)
-				n.leave(t)
-			}
+			n.terminals.Dismiss("\nthe server is shutting down\n")
 			return
 		}
 	}
 }
 
-// pickWinner ends the round: one ticket is drawn evenly from all the tokens behind
-// its proposals, and the block of its holder is checked, kept and announced.
-// Without a proposal it does nothing. If the block cannot be kept, the proposals
-// stay for the next draw.
+// pickWinner ends the round: one ticket is drawn evenly from all the tokens
+// behind its proposals, and the block of its holder is checked, kept and announced.
+// Without a proposal it does nothing. If the block cannot be kept, the
+// proposals stay for the next draw.
 func (n *network) pickWinner() {
 	if len(n.proposals) == 0 {
 		return
@@ -539,51 +536,65 @@ func (n *network) pickWinner() {
 	for i, c := range n.proposals {
 		stakes[i] = c.stake
 	}
-	ticket, total, err := drawTicket(stakes)
-	if err != nil {
-		n.log.Printf("cannot draw the winner of block %d: %v; its proposals stay for the next draw", n.head.Index+1, err)
-		return
-	}
+	total := totalStake(stakes)
+	ticket := drawTicket(total)
 	winner := n.proposals[ticketHolder(stakes, ticket)]
 	if err := n.forge(winner.Block); err != nil {
-		n.log.Printf("block %d is not forged: %v; its proposals stay for the next draw", n.head.Index+1, err)
+		if n.fileFault != err.Error() { // said once, however short the rounds
+			n.fileFault = err.Error()
+			n.log.Printf("block %d is not forged: %v; its proposals stay for the next draw", winner.Index, err)
+		}
 		return
+	}
+	if n.fileFault != "" {
+		n.fileFault = ""
+		n.log.Printf("block %d is forged: blocks can be kept again", winner.Index)
 	}
 	share, _ := new(big.Rat).SetFrac(big.NewInt(winner.stake), total).Float64()
 	fmt.Fprintf(n.console, "block %d forged by %s: ticket %d of %d from %d proposals, stake %d (%.1f%%)\n",
 		winner.Index, winner.Validator, ticket, total, len(stakes), winner.stake, 100*share)
-	n.announce("\nwinning validator: "+winner.Validator+"\n", winner.terminal, fmt.Sprintf("you forged block %d\n", winner.Index))
+
+	announcement := "\nwinning validator: " + winner.Validator + "\n"
+	if t := winner.terminal; t != nil {
+		n.terminals.Announce(announcement, t.Conn)
+		t.Tell("%syou forged block %d\n", announcement, winner.Index)
+	} else {
+		n.terminals.Announce(announcement, nil)
+	}
 	decided := n.proposals
 	n.proposals = nil
 	for _, c := range decided {
-		c.terminal.proposal = nil
-		if c.terminal.ended {
-			n.leave(c.terminal)
+		if t := c.terminal; t != nil {
+			t.proposal = nil
+			if t.ended {
+				n.leave(t)
+			}
 		}
 	}
 }
 
-// drawTicket draws one of the tickets 1 to total, which is the sum of stakes, each
-// as likely as any other and known to nobody before. It fails if there are none.
-func drawTicket(stakes []int64) (ticket, total *big.Int, err error) {
-	total = new(big.Int) // the sum may pass 64 bits
-	var stake big.Int
+// totalStake is the sum of stakes, which may pass 64 bits.
+func totalStake(stakes []int64) *big.Int {
+	var total, stake big.Int
 	for _, s := range stakes {
-		total.Add(total, stake.SetInt64(s))
+		total.Add(&total, stake.SetInt64(s))
 	}
-	if total.Sign() <= 0 {
-		return nil, nil, errors.New("there are no tokens to draw from")
-	}
-	ticket, err = rand.Int(rand.Reader, total) // even: no modulo bias
-	if err != nil {
-		return nil, nil, err
-	}
-	return ticket.Add(ticket, big.NewInt(1)), total, nil
+	return &total
 }
 
-// ticketHolder returns whose ticket it is: the first stakes[0] tickets belong to
-// proposer 0, the next stakes[1] to proposer 1, and so on. The ticket must be one of 1 to
-// the sum of stakes.
+// drawTicket draws one of the tickets 1 to total, each as likely as any other and
+// known to nobody before. total must be above 0.
+func drawTicket(total *big.Int) *big.Int {
+	ticket, err := rand.Int(rand.Reader, total) // even: no modulo bias
+	if err != nil {
+		panic(err) // cannot be: rand.Reader never fails
+	}
+	return ticket.Add(ticket, big.NewInt(1))
+}
+
+// ticketHolder returns the index of the proposer whose ticket it is, one of 1 to
+// the sum of stakes: the first stakes[0] tickets belong to proposer 0, the next
+// stakes[1] to proposer 1, and so on.
 func ticketHolder(stakes []int64, ticket *big.Int) int {
 	rest := new(big.Int).Set(ticket)
 	var stake big.Int
@@ -596,37 +607,38 @@ func ticketHolder(stakes []int64, ticket *big.Int) int {
 	panic(fmt.Sprintf("ticket %d is beyond the last", ticket))
 }
 
-// forge makes block the new head, once it is checked.
+// forge makes block the new head: once it is checked against the old one, encoded,
+// here and nowhere else, and durable.
 func (n *network) forge(block Block) error {
 	if err := blockFault(block, n.head); err != nil {
 		return err
 	}
-	n.extend(block)
-	return nil
-}
-
-// extend makes block the new head.
-func (n *network) extend(block Block) {
 	line, err := json.Marshal(block)
+	if err == nil {
+		err = n.file.Append(line)
+	}
 	if err != nil {
-		panic(err) // a Block has nothing that JSON cannot say
+		return fmt.Errorf("cannot keep it: %w", err)
 	}
 	n.head = block
 	n.chain.Add(line)
+	return nil
 }
 
-// ---- Settings ----
+// ---- Main ----
 
-// settings is what the environment and .env may change; see README.md.
+// settings is what the environment and .env may change; README.md explains them.
 type settings struct {
 	addr            string        // host:port to listen on
 	roundLength     time.Duration // > 0
 	broadcastEvery  time.Duration // > 0
 	broadcastBlocks int           // the newest blocks in a broadcast; 0: all
+	chainFile       string        // where the chain is kept; empty: in memory only
 	maxClients      int           // terminals at once; 0: no limit
 }
 
-// loadSettings reads the settings with lookup, such as os.LookupEnv.
+// loadSettings reads the settings with lookup, such as os.LookupEnv. Its error names
+// the variable, the value and what would be right.
 func loadSettings(lookup func(name string) (value string, ok bool)) (settings, error) {
 	r := env.New(lookup)
 	s := settings{
@@ -634,55 +646,93 @@ func loadSettings(lookup func(name string) (value string, ok bool)) (settings, e
 		roundLength:     r.Duration("ROUND", "30s"),
 		broadcastEvery:  r.Duration("BROADCAST", "1m"),
 		broadcastBlocks: r.Count("BROADCAST_BLOCKS", "1000", "a number of blocks, or 0 for the whole chain"),
+		chainFile:       r.String("CHAIN_FILE", "chain.jsonl"),
 		maxClients:      r.Count("MAX_CLIENTS", "10000", "a number of terminals, or 0 for as many as the system allows"),
 	}
 	return s, r.Err()
 }
 
-// ---- Main ----
+const usage = `usage: proofofstake                run a server
+       proofofstake verify [FILE]  check a chain file`
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+	args := os.Args[1:]
+	verifies := len(args) > 0 && args[0] == "verify"
+	if len(args) > 2 || len(args) > 0 && !verifies {
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
 	logger := log.New(os.Stderr, "", log.LstdFlags)
-	if err := start(ctx, os.Stdout, logger); err != nil {
+	s, err := readSettings()
+	switch {
+	case err != nil:
+	case verifies:
+		err = verify(append(args[1:], s.chainFile)[0], os.Stdout, logger)
+	default:
+		err = start(s, os.Stdout, logger)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// start runs a server with the settings of the environment and .env until ctx is done.
-func start(ctx context.Context, console io.Writer, logger *log.Logger) error {
+// readSettings reads the settings from the environment and from .env, if there is one.
+func readSettings() (settings, error) {
 	if err := godotenv.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot read .env: %w", err)
+		return settings{}, fmt.Errorf(".env: %w", err)
 	}
-	s, err := loadSettings(os.LookupEnv)
+	return loadSettings(os.LookupEnv)
+}
+
+// verify checks the chain file name, also while a server is writing it.
+func verify(name string, console io.Writer, logger *log.Logger) error {
+	file, err := os.Open(name)
 	if err != nil {
 		return err
 	}
+	defer file.Close()
+	read := func(fn func([]byte) error) ([]byte, error) { return linefile.Read(file, fn) }
+	head, tail, err := readChain(read, func(Block, []byte) {})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if len(tail) > 0 {
+		logger.Printf("%s: a last line without its end does not count: it was never announced", name)
+	}
+	fmt.Fprintf(console, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
+	return nil
+}
+
+// start runs a server until Ctrl-C or SIGTERM.
+func start(s settings, console io.Writer, logger *log.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	ln, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return fmt.Errorf("ADDR=%q: cannot listen there: %w; want a free port of this machine", os.Getenv("ADDR"), err)
+		return fmt.Errorf("ADDR=%q: %w; want a free port of this machine", s.addr, err)
 	}
-	n := newNetwork(s, console, logger)
-	spew.Fdump(console, n.head)
+	n, err := newNetwork(s, console, logger)
+	if err != nil {
+		return fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
+	}
 	fmt.Fprintf(console, "listening on %s\n", ln.Addr())
 	n.serve(ctx, ln.(*net.TCPListener))
 	return nil
 }
 
-// shutdownLimit is how long a terminal may take for the last words before the
-// process ends without it.
-const shutdownLimit = 4 * time.Second
+// goodbyeLimit is how long terminals may take for the last words before the
+// process ends without them.
+const goodbyeLimit = 4 * time.Second
 
 // serve plays with the terminals that connect to ln until ctx is done and
-// every terminal has left, or shutdownLimit later.
+// every terminal has left, or goodbyeLimit later.
 func (n *network) serve(ctx context.Context, ln accept.Listener) {
 	go n.run(ctx)
 	server := &accept.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, Log: n.log}
 	server.Serve(ctx, ln)
 	<-n.stopped
-	if server.Wait(shutdownLimit) {
-		n.announcements.Close()
+	if server.Wait(goodbyeLimit) {
+		n.close()
 	}
 }

@@ -122,6 +122,7 @@ type Conn struct {
 	in      *bufio.Reader
 	paidFor time.Time // reads are paid for, a pause each, until then
 	skip    bool      // drop input up to the next newline
+	membership
 
 	mu       sync.Mutex // guards what follows; held for a few instructions only
 	queue    []*Message // the messages not yet written

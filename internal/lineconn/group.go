@@ -1,0 +1,115 @@
+package lineconn
+
+import (
+	"container/list"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Group is the connections that hear of the same things. Each has a prompt, the
+// question its peer is at, which follows whatever it is told. A Group, with the
+// prompts of its members, has one owner; none of its methods waits.
+type Group struct {
+	// Due rings when Broadcast has somebody to send to.
+	Due *time.Timer
+
+	every   time.Duration
+	members *list.List // of *Conn, in the order in which their broadcasts are due
+}
+
+// membership is a Conn's place in its group, and its owner's.
+type membership struct {
+	prompt string
+	place  *list.Element // nil: in no group
+	due    time.Time     // of the next broadcast
+}
+
+// NewGroup makes a group whose members are sent a broadcast once in every, each
+// counted from when it was added.
+func NewGroup(every time.Duration) *Group {
+	return &Group{Due: time.NewTimer(every), every: every, members: list.New()}
+}
+
+// Add makes c a member.
+func (g *Group) Add(c *Conn) {
+	c.due = time.Now().Add(g.every)
+	c.place = g.members.PushBack(c)
+	if g.members.Len() == 1 {
+		g.Due.Reset(g.every)
+	}
+}
+
+// Remove ends c's membership and reports whether it had one.
+func (g *Group) Remove(c *Conn) bool {
+	if c.place == nil {
+		return false
+	}
+	g.members.Remove(c.place)
+	c.place = nil
+	return true
+}
+
+// Announce tells every member but except text, then its prompt.
+func (g *Group) Announce(text string, except *Conn) {
+	message := prompted([][]byte{[]byte(text)}, false)
+	for e := g.members.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*Conn); c != except {
+			c.Send(message(c.prompt))
+		}
+	}
+}
+
+// Broadcast tells the members for whom it is time what parts make up, then
+// their prompts. It replaces an older broadcast that a member has not been sent
+// any of yet.
+func (g *Group) Broadcast(parts ...[]byte) {
+	now := time.Now()
+	message := prompted(parts, true)
+	for e := g.members.Front(); e != nil; e = g.members.Front() {
+		c := e.Value.(*Conn)
+		if c.due.After(now) {
+			g.Due.Reset(c.due.Sub(now))
+			return
+		}
+		c.Send(message(c.prompt))
+		c.due = now.Add(g.every)
+		g.members.MoveToBack(e)
+	}
+}
+
+// Dismiss sends every member its last words and finishes with it.
+func (g *Group) Dismiss(words string) {
+	m := Text(words)
+	for e := g.members.Front(); e != nil; e = g.members.Front() {
+		c := e.Value.(*Conn)
+		c.Send(m)
+		c.Finish()
+		g.Remove(c)
+	}
+}
+
+// prompted returns a function that makes messages of parts and a prompt: one
+// message for each prompt, however many connections are sent it, and one copy of the
+// parts, of all but the last, for them all.
+func prompted(parts [][]byte, replaceable bool) func(prompt string) *Message {
+	made := map[string]*Message{}
+	return func(prompt string) *Message {
+		m := made[prompt]
+		if m == nil {
+			m = &Message{Parts: slices.Clone(parts), Replaceable: replaceable}
+			last := &m.Parts[len(parts)-1]
+			*last = slices.Concat(*last, []byte(prompt))
+			made[prompt] = m
+		}
+		return m
+	}
+}
+
+// SetPrompt makes prompt what follows whatever c is told from now on.
+func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
+
+// Tell sends c a text, formatted as by fmt.Sprintf, then its prompt.
+func (c *Conn) Tell(format string, args ...any) {
+	c.Send(Text(fmt.Sprintf(format, args...) + c.prompt))
+}

@@ -161,7 +161,7 @@ type network struct {
 	head        Block            // the newest block
 	chain       *recent.Values   // the newest blocks, encoded: what a broadcast shows
 	file        *linefile.File   // keeps every block
-	fileFault   string           // why the last block could not be kept; empty: it was
+	unkept      bool             // the last block could not be kept, and the console has said so
 	terminals   *lineconn.Group  // all that hear announcements and broadcasts
 	validators  map[string]int64 // the stake of each address, in tokens
 	staked      *big.Int         // their sum
@@ -209,15 +209,15 @@ func newNetwork(s settings, console io.Writer, logger *log.Logger) (*network, er
 		candidateBlocks: make(chan *candidate),
 		calls:           make(chan func()),
 		stopped:         make(chan struct{}),
-		announcements:   lineconn.NewWriters(runtime.GOMAXPROCS(0)),
 		chain:           recent.New(s.broadcastBlocks),
 		validators:      map[string]int64{},
 		staked:          new(big.Int),
 	}
 	if err := n.restore(); err != nil {
-		n.close()
+		file.Close()
 		return nil, err
 	}
+	n.announcements = lineconn.NewWriters(runtime.GOMAXPROCS(0))
 	return n, nil
 }
 
@@ -495,7 +495,8 @@ func (n *network) refuse(conn net.Conn) {
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	n.terminals = lineconn.NewGroup(n.broadcastEvery)
-	n.reportTimer = time.NewTimer(0)
+	n.reportTimer = time.NewTimer(time.Hour)
+	n.reportTimer.Stop() // until there is news
 	n.roundEnds = time.Now().Add(n.roundLength)
 	round := time.NewTimer(n.roundLength)
 	for {
@@ -536,18 +537,19 @@ func (n *network) pickWinner() {
 	for i, c := range n.proposals {
 		stakes[i] = c.stake
 	}
-	total := totalStake(stakes)
+	totals := runningTotals(stakes)
+	total := totals[len(totals)-1]
 	ticket := drawTicket(total)
-	winner := n.proposals[ticketHolder(stakes, ticket)]
+	winner := n.proposals[ticketHolder(totals, ticket)]
 	if err := n.forge(winner.Block); err != nil {
-		if n.fileFault != err.Error() { // said once, however short the rounds
-			n.fileFault = err.Error()
+		if !n.unkept {
+			n.unkept = true
 			n.log.Printf("block %d is not forged: %v; its proposals stay for the next draw", winner.Index, err)
 		}
 		return
 	}
-	if n.fileFault != "" {
-		n.fileFault = ""
+	if n.unkept {
+		n.unkept = false
 		n.log.Printf("block %d is forged: blocks can be kept again", winner.Index)
 	}
 	share, _ := new(big.Rat).SetFrac(big.NewInt(winner.stake), total).Float64()
@@ -573,13 +575,16 @@ func (n *network) pickWinner() {
 	}
 }
 
-// totalStake is the sum of stakes, which may pass 64 bits.
-func totalStake(stakes []int64) *big.Int {
-	var total, stake big.Int
-	for _, s := range stakes {
-		total.Add(&total, stake.SetInt64(s))
+// runningTotals returns the sum of the first stake, of the first two, and so on to
+// the sum of them all. The sums may pass 64 bits.
+func runningTotals(stakes []int64) []*big.Int {
+	totals := make([]*big.Int, len(stakes))
+	total := new(big.Int)
+	for i, stake := range stakes {
+		total = new(big.Int).Add(total, big.NewInt(stake))
+		totals[i] = total
 	}
-	return &total
+	return totals
 }
 
 // drawTicket draws one of the tickets 1 to total, each as likely as any other and
@@ -592,19 +597,12 @@ func drawTicket(total *big.Int) *big.Int {
 	return ticket.Add(ticket, big.NewInt(1))
 }
 
-// ticketHolder returns the index of the proposer whose ticket it is, one of 1 to
-// the sum of stakes: the first stakes[0] tickets belong to proposer 0, the next
-// stakes[1] to proposer 1, and so on.
-func ticketHolder(stakes []int64, ticket *big.Int) int {
-	rest := new(big.Int).Set(ticket)
-	var stake big.Int
-	for i, s := range stakes {
-		if rest.Cmp(stake.SetInt64(s)) <= 0 {
-			return i
-		}
-		rest.Sub(rest, &stake)
-	}
-	panic(fmt.Sprintf("ticket %d is beyond the last", ticket))
+// ticketHolder returns the index of the proposer whose ticket it is, one of 1 to the
+// last of the running totals: the first proposer holds as many tickets as it has
+// staked tokens, from 1 on, the second the next ones, and so on.
+func ticketHolder(totals []*big.Int, ticket *big.Int) int {
+	i, _ := slices.BinarySearchFunc(totals, ticket, (*big.Int).Cmp)
+	return i
 }
 
 // forge makes block the new head: once it is checked against the old one, encoded,

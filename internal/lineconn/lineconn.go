@@ -62,8 +62,8 @@ var (
 type Message struct {
 	Parts [][]byte
 
-	// A Replaceable message is dropped if another one is sent before its
-	// first byte is written: a status of which only the newest counts.
+	// A Replaceable message is dropped if another one is sent before it is
+	// begun to be written: a status of which only the newest counts.
 	Replaceable bool
 }
 
@@ -86,7 +86,8 @@ func NewWriters(n int) *Writers {
 	return w
 }
 
-// Close ends the crew. All of its connections must have been closed.
+// Close ends the crew. All of its connections must have been closed, and nobody
+// may be sending to them any more.
 func (w *Writers) Close() {
 	close(w.ready)
 	w.done.Wait()
@@ -331,13 +332,15 @@ func (c *Conn) await(reached func() bool) {
 func (c *Conn) Flush() { c.await(func() bool { return !c.busy }) }
 
 // Finish says that what was sent is the end: later messages are dropped, and
-// ReadLine returns with an error now.
+// ReadLine waits for no more input. To finish twice is no harm.
 func (c *Conn) Finish() {
-	c.net.SetReadDeadline(time.Now().Add(aLongAgo))
 	c.mu.Lock()
-	c.finished = true
-	c.signal()
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if !c.finished {
+		c.net.SetReadDeadline(time.Now().Add(aLongAgo)) // before Hangup sets its own
+		c.finished = true
+		c.signal()
+	}
 }
 
 // Hangup waits for Finish and until all is written, then closes the

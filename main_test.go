@@ -1468,6 +1468,87 @@ func TestBroadcastSharesItsBytes(t *testing.T) {
 	})
 }
 
+// 20,000 connections come, stake, propose, misbehave in turn and leave: goroutines, memory and
+// validators are back where they were.
+func TestTwentyThousandComeAndGo(t *testing.T) {
+	s := testSettings()
+	s.addr, s.roundLength = "127.0.0.1:0", 20*time.Millisecond
+	n, err := newNetwork(s, io.Discard, log.New(io.Discard, "", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan struct{})
+	go func() {
+		n.serve(ctx, ln.(*net.TCPListener))
+		close(served)
+	}()
+	visits := []struct {
+		says      string
+		halfClose bool
+	}{
+		{"", false}, {"5\n", false}, {"5\n70\n", false}, {"5\n70\n", true}, {"5\nabc\n", false}, {"x\nx\nx\n", true}, {"5", true},
+		{"\n\n\n5\n1\n2\n3\n" + strings.Repeat("y", 2000), false},
+	}
+	wave := func() { // 500 at once
+		var crowd sync.WaitGroup
+		for i := range 500 {
+			visit := visits[i%len(visits)]
+			crowd.Go(func() {
+				conn, err := net.Dial("tcp", ln.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				io.WriteString(conn, visit.says)
+				if visit.halfClose {
+					conn.(*net.TCPConn).CloseWrite()
+					io.Copy(io.Discard, conn)
+				} else {
+					conn.Read(make([]byte, 100))
+				}
+			})
+		}
+		crowd.Wait()
+	}
+	// settled returns how many goroutines there are, and how much memory, when all have left.
+	settled := func() (goroutines int, memory uint64) {
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			var left int
+			n.do(func() { left = len(n.proposals) + len(n.validators) })
+			goroutines = runtime.NumGoroutine()
+			if left == 0 && goroutines < 100 || time.Now().After(deadline) {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return goroutines, m.HeapAlloc + m.StackInuse
+			}
+		}
+	}
+	wave()
+	goroutines, memory := settled()
+	for range 39 {
+		wave()
+	}
+	goroutinesAfter, memoryAfter := settled()
+	if goroutinesAfter > goroutines+5 {
+		t.Errorf("%d goroutines, before %d", goroutinesAfter, goroutines)
+	}
+	if memoryAfter > memory+2<<20 {
+		t.Errorf("%d bytes of memory, before %d", memoryAfter, memory)
+	}
+	stop()
+	<-served
+	if n.staked.Sign() != 0 || len(n.validators) != 0 {
+		t.Errorf("%d validators, %d tokens are left", len(n.validators), n.staked)
+	}
+}
+
 // ---- Settings ----
 
 func TestSettings(t *testing.T) {

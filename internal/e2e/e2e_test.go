@@ -31,6 +31,7 @@ const patience = 60 * time.Second
 var binary string
 
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // else every process of a -race build sleeps for a second at its end
 	dir, err := os.MkdirTemp("", "e2e")
 	if err == nil {
 		binary = filepath.Join(dir, "proofofstake")
@@ -269,6 +270,7 @@ func (p *person) exits(t *testing.T) {
 
 // An evening with three terminals, as README.md tells it.
 func TestInteractiveNetcat(t *testing.T) {
+	t.Parallel()
 	netcats(t, func(t *testing.T, nc string, halfClose ...string) {
 		s := start(t, "BROADCAST=400ms")
 		alice, bob, carol := s.netcat(t, nc), s.netcat(t, nc), s.netcat(t, nc, halfClose...)
@@ -335,6 +337,7 @@ func verifyByHand(t *testing.T, chain string) {
 
 // printf '100\n72\n' | nc -N localhost 9000 prints who won and exits.
 func TestPipedNetcat(t *testing.T) {
+	t.Parallel()
 	netcats(t, func(t *testing.T, nc string, halfClose ...string) {
 		s := start(t)
 		p := s.netcat(t, nc, halfClose...)
@@ -354,6 +357,7 @@ func TestPipedNetcat(t *testing.T) {
 
 // A bad setting ends in one clear line and exit status 1.
 func TestBadSettings(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	_, port, _ := net.SplitHostPort(s.addr)
 	for setting, want := range map[string]string{
@@ -381,6 +385,7 @@ func TestBadSettings(t *testing.T) {
 
 // Settings come from .env; the environment wins.
 func TestDotEnv(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	os.WriteFile(filepath.Join(dir, ".env"), []byte("ADDR=127.0.0.1:0\nROUND=abc\nCHAIN_FILE=my.jsonl\n"), 0o644)
 	s := launch(t, dir, "")
@@ -401,6 +406,7 @@ func TestDotEnv(t *testing.T) {
 
 // verify from the command line, also while the server writes; unknown words get the usage.
 func TestVerifyCommand(t *testing.T) {
+	t.Parallel()
 	s := start(t, "ROUND=1ms")
 	c := s.dial()
 	c.types("1\n")
@@ -435,9 +441,11 @@ func TestVerifyCommand(t *testing.T) {
 // Ctrl-C and SIGTERM end the server within its limit although terminals are stuck: they have more waiting
 // for them than the kernel takes. A second Ctrl-C ends it at once.
 func TestShutdownWithStuckTerminals(t *testing.T) {
+	t.Parallel()
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		for _, twice := range []bool{false, true} {
 			t.Run(fmt.Sprint(signal, " twice:", twice), func(t *testing.T) {
+				t.Parallel()
 				s := start(t, "ROUND=10ms", "BROADCAST=20ms", "BROADCAST_BLOCKS=0")
 				forger := s.dial()
 				forger.types("1\n")
@@ -475,6 +483,7 @@ func TestShutdownWithStuckTerminals(t *testing.T) {
 
 // MAX_CLIENTS: who is one too many hears so; when one leaves there is room again.
 func TestFull(t *testing.T) {
+	t.Parallel()
 	s := start(t, "MAX_CLIENTS=2")
 	a, b := s.dial(), s.dial()
 	a.wait(t, "Enter", 1)
@@ -501,6 +510,7 @@ func TestFull(t *testing.T) {
 // Out of file descriptors the server goes on, those connected notice nothing, and the console says so
 // once, and again when it is over.
 func TestOutOfFiles(t *testing.T) {
+	t.Parallel()
 	s := launch(t, t.TempDir(), "ulimit -n 40", "ADDR=127.0.0.1:0", "ROUND=100ms")
 	s.listens()
 	first := s.dial()
@@ -527,6 +537,7 @@ func TestOutOfFiles(t *testing.T) {
 
 // The last words arrive although the client has sent a lot that nobody reads.
 func TestLastWordsArrive(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	for range 20 {
 		c := s.dial()
@@ -537,6 +548,7 @@ func TestLastWordsArrive(t *testing.T) {
 
 // What else comes to an open port.
 func TestStrangers(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	player := s.dial()
 	player.types("1\n")
@@ -568,6 +580,7 @@ func TestStrangers(t *testing.T) {
 
 // kill -9 at random moments: every winner that any terminal has heard of is in the chain after a restart.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	heard := map[int]string{} // winner of each block
 	var blocks []string       // validators of the chain before
@@ -634,6 +647,7 @@ func TestKill(t *testing.T) {
 // A full disk: the block is not announced, the console says why, the file stays whole, and it goes on
 // by itself when there is room again.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
 		t.Skip("only root may mount a tiny disk")
 	}

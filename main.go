@@ -25,7 +25,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -117,10 +116,10 @@ func parseBlock(line []byte) (Block, error) {
 	return block, r.End("}")
 }
 
-// readChain verifies a chain file from genesis on, as replay hands its lines over,
+// readChain verifies a chain file from genesis on, as read hands its lines over,
 // and calls add with each block and its line. It returns the head and the tail:
 // a part of a line at the end, which was never announced. Its error is the first fault.
-func readChain(replay func(func(line []byte) error) (tail []byte, err error), add func(Block, []byte)) (head Block, tail []byte, err error) {
+func readChain(read func(func(line []byte) error) (tail []byte, err error), add func(Block, []byte)) (head Block, tail []byte, err error) {
 	head = beforeGenesis()
 	next := func(line []byte) error {
 		block, err := parseBlock(line)
@@ -133,7 +132,7 @@ func readChain(replay func(func(line []byte) error) (tail []byte, err error), ad
 		}
 		return err
 	}
-	tail, err = replay(next)
+	tail, err = read(next)
 	// A whole block and one byte more is no part of a line: it may have been announced.
 	if err == nil && len(tail) > 0 && next(tail[:len(tail)-1]) == nil {
 		err = fmt.Errorf("line %d: its newline is damaged", head.Index+1)
@@ -253,7 +252,7 @@ func (n *network) restore() error {
 		}
 	}
 	spew.Fdump(n.console, genesis)
-	if n.head != genesis {
+	if head != beforeGenesis() {
 		fmt.Fprintf(n.console, "restored %d blocks from %s, head %s\n", n.head.Index+1, n.chainFile, n.head.Hash)
 	}
 	return nil
@@ -410,7 +409,7 @@ func (n *network) handleConn(conn net.Conn) {
 // takeStake asks t for its stake, three times at most, and makes it a validator.
 func (n *network) takeStake(t *terminal) error {
 	for tries := 0; tries < 3; tries++ {
-		typed, err := ask(t)
+		typed, err := t.Ask()
 		if err != nil && err != lineconn.ErrTooLong {
 			return err
 		}
@@ -432,7 +431,7 @@ func (n *network) takeStake(t *terminal) error {
 // or it types what is none.
 func (n *network) takeBPMs(t *terminal) error {
 	for {
-		typed, err := ask(t)
+		typed, err := t.Ask()
 		if err != nil && err != lineconn.ErrTooLong {
 			return err
 		}
@@ -447,21 +446,6 @@ func (n *network) takeBPMs(t *terminal) error {
 			<-c.answered
 		case <-n.stopped: // the next line is the end of the input
 		}
-	}
-}
-
-// ask returns the next line from t, without the spaces around it, once t has
-// taken all that it was told; an empty line gets the prompt again. It fails as
-// [lineconn.Conn.ReadLine] does.
-func ask(t *terminal) (typed string, err error) {
-	for {
-		t.Flush()
-		typed, err = t.ReadLine()
-		typed = strings.TrimSpace(typed)
-		if typed != "" || err != nil {
-			return typed, err
-		}
-		t.Tell("")
 	}
 }
 
@@ -482,7 +466,7 @@ func parseStake(typed string) (int64, error) {
 // refuse takes leave of a terminal for which there is no room.
 func (n *network) refuse(conn net.Conn) {
 	c := n.announcements.Conn(conn)
-	c.Send(lineconn.Text("the server is full, try again later\n"))
+	c.Tell("the server is full, try again later\n")
 	c.Finish()
 	c.Hangup()
 }

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -112,4 +113,19 @@ func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
 // Tell sends c a text, formatted as by fmt.Sprintf, then its prompt.
 func (c *Conn) Tell(format string, args ...any) {
 	c.Send(Text(fmt.Sprintf(format, args...) + c.prompt))
+}
+
+// Ask returns the next line that is not empty, without the spaces around it, once
+// the peer has taken all that it was told; an empty line gets the prompt again.
+// It fails as ReadLine does.
+func (c *Conn) Ask() (typed string, err error) {
+	for {
+		c.Flush()
+		typed, err = c.ReadLine()
+		typed = strings.TrimSpace(typed)
+		if typed != "" || err != nil {
+			return typed, err
+		}
+		c.Tell("")
+	}
 }

@@ -178,6 +178,7 @@ type terminal struct {
 	stake    int64      // in tokens
 	proposal *candidate // in the open round; nil: none
 	ended    bool       // its input has ended: it leaves when its proposal is decided
+	tries    int        // to type a stake; owned by the handler
 }
 
 // The prompts of a terminal: the questions it is at.
@@ -208,7 +209,7 @@ func newNetwork(s settings, console io.Writer, logger *log.Logger) (*network, er
 		candidateBlocks: make(chan *candidate),
 		calls:           make(chan func()),
 		stopped:         make(chan struct{}),
-		chain:           recent.New(s.broadcastBlocks),
+		chain:           recent.New(s.broadcastBlocks, "\n["),
 		validators:      map[string]int64{},
 		staked:          new(big.Int),
 	}
@@ -259,6 +260,8 @@ func (n *network) restore() error {
 }
 
 // do has run call f and returns when it has, or false when run is over.
+//
+//go:noinline
 func (n *network) do(f func()) bool {
 	done := make(chan struct{})
 	select {
@@ -383,69 +386,74 @@ func (n *network) report() {
 // quoted is how many characters of a bad input its sender gets to see.
 const quoted = 40
 
-// errSentAway ends a conversation from the server's side.
-var errSentAway = errors.New("sent away")
+// A step deals with a line that t typed, or with lineconn.ErrTooLong, and returns
+// what deals with the next one; nil: the conversation is over.
+type step func(t *terminal, typed string, err error) step
 
 // handleConn is the conversation with one terminal, from its stake to its end.
+// Most of the time its goroutine waits in Ask: it does what needs more stack in steps
+// and in run, since a stack that has grown once stays large.
 func (n *network) handleConn(conn net.Conn) {
 	t := &terminal{Conn: n.announcements.Conn(conn)}
 	if !n.do(func() { n.enter(t) }) {
 		t.Close()
 		return
 	}
-	err := n.takeStake(t)
-	if err == nil {
-		err = n.takeBPMs(t)
+	leave := n.leave
+	for next := step(n.takeStake); next != nil; {
+		typed, err := t.Ask()
+		if err == io.EOF {
+			leave = n.endInput
+			break
+		}
+		if err != nil && err != lineconn.ErrTooLong {
+			break
+		}
+		next = next(t, typed, err)
 	}
-	if err == io.EOF {
-		n.do(func() { n.endInput(t) })
-	} else {
-		n.do(func() { n.leave(t) })
-	}
+	n.do(func() { leave(t) })
 	t.Hangup()
 	n.do(func() { n.leave(t) })
 }
 
-// takeStake asks t for its stake, three times at most, and makes it a validator.
-func (n *network) takeStake(t *terminal) error {
-	for tries := 0; tries < 3; tries++ {
-		typed, err := t.Ask()
-		if err != nil && err != lineconn.ErrTooLong {
-			return err
-		}
-		var stake int64
-		if err == nil {
-			stake, err = parseStake(typed)
-		}
-		if err == nil {
-			n.do(func() { n.admit(t, stake) })
-			return nil
-		}
-		t.Tell("\n%s is not a stake: %v\n", human.Quote(typed, quoted), err)
+// takeStake makes t a validator, if what it typed is a stake; it may try three times.
+func (n *network) takeStake(t *terminal, typed string, err error) step {
+	var stake int64
+	if err == nil {
+		stake, err = parseStake(typed)
 	}
-	t.Send(lineconn.Text("\ntoo many tries, goodbye\n"))
-	return errSentAway
+	if err != nil {
+		return n.refuseStake(t, typed, err)
+	}
+	n.do(func() { n.admit(t, stake) })
+	return n.takeBPM
 }
 
-// takeBPMs takes pulses from t, each as a candidate block, until its input ends
-// or it types what is none.
-func (n *network) takeBPMs(t *terminal) error {
-	for {
-		typed, err := t.Ask()
-		if err != nil && err != lineconn.ErrTooLong {
-			return err
-		}
-		bpm, parseErr := strconv.Atoi(typed)
-		if err != nil || parseErr != nil || bpm < 0 {
-			n.do(func() { n.slash(t, typed) })
-			return errSentAway
-		}
-		c := &candidate{Block: Block{BPM: bpm, Validator: t.address}, stake: t.stake, terminal: t, answered: make(chan struct{})}
-		select {
-		case n.candidateBlocks <- c:
-			<-c.answered
-		case <-n.stopped: // the next line is the end of the input
-		}
+// refuseStake tells t why what it typed is no stake.
+func (n *network) refuseStake(t *terminal, typed string, err error) step {
+	t.Tell("\n%s is not a stake: %v\n", human.Quote(typed, quoted), err)
+	if t.tries++; t.tries < 3 {
+		return n.takeStake
+	}
+	t.Send(lineconn.Text("\ntoo many tries, goodbye\n"))
+	return nil
+}
+
+// takeBPM proposes a candidate block with the pulse that t typed, or has t
+// slashed if it is none.
+func (n *network) takeBPM(t *terminal, typed string, err error) step {
+	bpm, parseErr := strconv.Atoi(typed)
+	if err != nil || parseErr != nil || bpm < 0 {
+		n.do(func() { n.slash(t, typed) })
+		return nil
+	}
+	c := &candidate{Block: Block{BPM: bpm, Validator: t.address}, stake: t.stake, terminal: t, answered: make(chan struct{})}
+	select {
+	case n.candidateBlocks <- c:
+		<-c.answered
+		return n.takeBPM
+	case <-n.stopped:
+		return nil
 	}
 }
 
@@ -498,7 +506,7 @@ func (n *network) run(ctx context.Context) {
 			}
 			round.Reset(time.Until(n.roundEnds))
 		case <-n.terminals.Due.C:
-			n.terminals.Broadcast([]byte("\n["), n.chain.Newest(), []byte("]\n"))
+			n.terminals.Broadcast(n.chain.Newest(), []byte("]\n"))
 		case <-n.reportTimer.C:
 			n.report()
 		case <-ctx.Done():

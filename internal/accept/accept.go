@@ -65,7 +65,8 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 				break
 			}
 			s.handling.Add(1)
-			s.handlers.Go(func() { s.Handle(conn); s.handling.Add(-1) })
+			s.handlers.Add(1)
+			go s.handle(conn)
 		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -85,6 +86,14 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			}
 		}
 	}
+}
+
+// handle has one conversation. It is no more than one frame on a stack that there
+// are thousands of.
+func (s *Server) handle(conn net.Conn) {
+	defer s.handlers.Done()
+	defer s.handling.Add(-1)
+	s.Handle(conn)
 }
 
 // Wait waits until every connection has been seen to, but no longer than

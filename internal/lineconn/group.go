@@ -54,10 +54,14 @@ func (g *Group) Remove(c *Conn) bool {
 // Announce tells every member but except text, then its prompt.
 func (g *Group) Announce(text string, except *Conn) {
 	message := prompted([][]byte{[]byte(text)}, false)
+	var ready []*Conn // all are queued before the first is written to, so that the first and the last are close
 	for e := g.members.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*Conn); c != except {
-			c.Send(message(c.prompt))
+		if c := e.Value.(*Conn); c != except && c.queueUp(message(c.prompt)) {
+			ready = append(ready, c)
 		}
+	}
+	if len(ready) > 0 {
+		ready[0].writers.start(ready)
 	}
 }
 
@@ -126,6 +130,6 @@ func (c *Conn) Ask() (typed string, err error) {
 		if typed != "" || err != nil {
 			return typed, err
 		}
-		c.Tell("")
+		c.Send(Text(c.prompt))
 	}
 }

@@ -11,7 +11,6 @@
 package lineconn
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -40,7 +39,7 @@ const (
 
 	writeSize  = 64 << 10               // bytes in one write under a deadline
 	readBuffer = 64                     // bytes: lines are short, and there is one buffer a connection
-	burst      = 100                    // reads that are served as fast as they come
+	burst      = 100                    // pieces of input that are served as fast as they come
 	pause      = 20 * time.Millisecond  // for each read beyond them
 	linger     = time.Second            // how long unread input is dropped before the close
 	aLongAgo   = -1000000 * time.Second // relative to now: a deadline that has passed
@@ -72,16 +71,25 @@ func Text(s string) *Message { return &Message{Parts: [][]byte{[]byte(s)}} }
 
 // Writers is the crew that writes for the connections it made.
 type Writers struct {
-	ready chan *Conn
+	ready chan []*Conn // each connection of these has something to write, and nobody else sees to it
 	done  sync.WaitGroup
 }
+
+// batch is how many connections a member of the crew takes at once: enough that taking them
+// costs little, and few enough that all members end at about the same time.
+const batch = 64
 
 // NewWriters starts a crew of n goroutines; one for each processor is enough,
 // since none of them ever waits for a peer.
 func NewWriters(n int) *Writers {
-	w := &Writers{ready: make(chan *Conn, 32<<10)}
+	w := &Writers{ready: make(chan []*Conn, 1024)}
 	for range n {
-		w.done.Go(w.write)
+		w.done.Go(func() {
+			try := newTryWriter()
+			for conns := range w.ready {
+				try.writeAll(conns)
+			}
+		})
 	}
 	return w
 }
@@ -93,15 +101,25 @@ func (w *Writers) Close() {
 	w.done.Wait()
 }
 
-// write delivers to one ready connection after the other what the kernel takes
-// without waiting.
-func (w *Writers) write() {
-	try := newTryWriter()
-	for c := range w.ready {
+// start has the crew write what waits for conns. It does not wait itself: if all places
+// are taken, a helper of the moment does it.
+func (w *Writers) start(conns []*Conn) {
+	for some := range slices.Chunk(conns, batch) {
+		select {
+		case w.ready <- some:
+		default:
+			go newTryWriter().writeAll(some)
+		}
+	}
+}
+
+// writeAll writes for each of conns what the kernel takes without waiting.
+func (t *tryWriter) writeAll(conns []*Conn) {
+	for _, c := range conns {
 		var n int
 		var err error
 		for p := c.next(0); p != nil; p = c.next(n) {
-			if n, err = try.write(c.raw, p); err != nil {
+			if n, err = t.write(c.raw, p); err != nil {
 				break
 			}
 		}
@@ -120,25 +138,29 @@ type Conn struct {
 	net     net.Conn
 	raw     syscall.RawConn // nil if net is no socket
 	writers *Writers
-	in      *bufio.Reader
-	paidFor time.Time // reads are paid for, a pause each, until then
+	in      [readBuffer]byte // input; in[inStart:inEnd] is not yet part of a line
+	inStart int
+	inEnd   int
+	inErr   error     // that ended the input
+	paidFor time.Time // pieces are paid for, a pause each, until then
 	skip    bool      // drop input up to the next newline
 	membership
 
-	mu       sync.Mutex // guards what follows; held for a few instructions only
-	queue    []*Message // the messages not yet written
-	part     int        // of queue[0], the part that is written next
-	offset   int        // in that part
-	begun    bool       // queue[0] may be written in part
-	busy     bool       // one goroutine, or one place in writers.ready, is seeing to the queue
-	finished bool       // no more messages
-	err      error      // why the connection is of no use any more
+	mu       sync.Mutex  // guards what follows; held for a few instructions only
+	queue    []*Message  // the messages not yet written; nil: none
+	slots    [2]*Message // where a short queue stands
+	part     int         // of queue[0], the part that is written next
+	offset   int         // in that part
+	begun    bool        // queue[0] may be written in part
+	busy     bool        // one goroutine, or one place in writers.ready, is seeing to the queue
+	finished bool        // no more messages
+	err      error       // why the connection is of no use any more
 	changed  chan struct{}
 }
 
 // Conn makes a connection of c, which it owns from then on.
 func (w *Writers) Conn(c net.Conn) *Conn {
-	conn := &Conn{net: c, writers: w, in: bufio.NewReaderSize(c, readBuffer)}
+	conn := &Conn{net: c, writers: w}
 	if s, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = s.SyscallConn() // an error leaves nil: then every write is a patient one
 	}
@@ -152,39 +174,59 @@ func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
 // before that. A last line that has none counts when the input ends, before
 // io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its
 // first MaxLine bytes; the rest is dropped unread. Whoever sends more than a
-// person types or pastes is slowed down here, to one read each pause.
+// person types or pastes is slowed down here, to one piece each pause.
+//
+// Here a goroutine waits for most of its life, so it calls Read itself: each
+// frame in between would be on every stack.
 func (c *Conn) ReadLine() (string, error) {
-	var line []byte
+	var line []byte // so far
 	for {
-		piece, err := c.in.ReadSlice('\n')
-		more := err == bufio.ErrBufferFull
+		piece := c.piece()
+		if piece == nil && c.inErr == nil {
+			n, err := c.net.Read(c.in[c.inEnd:])
+			c.inEnd += n
+			c.inErr = err
+			continue
+		}
+		if piece == nil && (c.inErr != io.EOF || len(line) == 0) {
+			return "", c.inErr
+		}
 		c.pace()
+		ended := piece == nil || piece[len(piece)-1] == '\n'
 		if c.skip {
-			c.skip = more
-			if err == nil || more {
-				continue
-			}
-			return "", err
+			c.skip = !ended
+			continue
 		}
-		if line == nil && !more {
-			line = piece
-		} else {
-			line = append(line, piece...)
-		}
+		line = append(line, piece...)
 		text := bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		switch {
-		case len(text) > MaxLine:
-			c.skip = more
+		if len(text) > MaxLine {
+			c.skip = !ended
 			return string(text[:MaxLine]), ErrTooLong
-		case err == nil, err == io.EOF && len(line) > 0:
+		}
+		if ended {
 			return string(text), nil
-		case !more:
-			return "", err
 		}
 	}
 }
 
-// pace waits until the reads so far are paid for, less the burst.
+// piece takes from the buffer what belongs to one line: up to its end, or a full
+// buffer of a longer one; at the end of the input, the rest. It returns nil when there must be more input first, for which there is room then. A piece is
+// valid until the next Read.
+func (c *Conn) piece() []byte {
+	held := c.in[c.inStart:c.inEnd]
+	n := bytes.IndexByte(held, '\n') + 1
+	if n == 0 && (len(held) == len(c.in) || c.inErr == io.EOF) {
+		n = len(held)
+	}
+	if n == 0 {
+		c.inStart, c.inEnd = 0, copy(c.in[:], held)
+		return nil
+	}
+	c.inStart += n
+	return held[:n]
+}
+
+// pace waits until the pieces so far are paid for, less the burst.
 func (c *Conn) pace() {
 	now := time.Now()
 	if c.paidFor.Before(now) {
@@ -199,10 +241,18 @@ func (c *Conn) pace() {
 // Send queues m and returns at once. It does nothing on a connection that is
 // finished or closed. If too much waits already, the peer is cut off.
 func (c *Conn) Send(m *Message) {
+	if c.queueUp(m) {
+		c.writers.start([]*Conn{c})
+	}
+}
+
+// queueUp puts m into the queue, and reports whether the caller must start the
+// writers, since nobody sees to it yet.
+func (c *Conn) queueUp(m *Message) bool {
 	c.mu.Lock()
 	if c.err != nil || c.finished {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	if m.Replaceable {
 		c.dropReplaceable()
@@ -210,20 +260,16 @@ func (c *Conn) Send(m *Message) {
 	if len(c.queue) >= MaxWaiting {
 		c.mu.Unlock()
 		c.fail(ErrNotReading)
-		return
+		return false
+	}
+	if c.queue == nil {
+		c.queue = c.slots[:0]
 	}
 	c.queue = append(c.queue, m)
 	idle := !c.busy
 	c.busy = true
 	c.mu.Unlock()
-	if !idle {
-		return
-	}
-	select {
-	case c.writers.ready <- c:
-	default: // more connections than places: rare, so one goroutine more is no harm
-		go c.writePatiently()
-	}
+	return idle
 }
 
 // dropReplaceable takes the replaceable messages that are not begun out of the
@@ -270,8 +316,7 @@ func (c *Conn) writePatiently() {
 	for p := c.next(0); p != nil; p = c.next(n) {
 		c.net.SetWriteDeadline(time.Now().Add(Patience))
 		n, err = c.net.Write(p[:min(len(p), writeSize)])
-		// The deadline would count for the crew's writes as well.
-		c.net.SetWriteDeadline(time.Time{})
+		c.net.SetWriteDeadline(time.Time{}) // no timer is left behind
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = ErrNotReading
 		}

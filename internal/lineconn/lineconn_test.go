@@ -282,8 +282,8 @@ func TestReadLinePaceOfDropped(t *testing.T) {
 		if _, err := c.ReadLine(); err != io.EOF {
 			t.Fatal(err)
 		}
-		// 200 full buffers, the newline and the end: 102 reads beyond the burst.
-		if took, want := time.Since(start), 102*pause; took != want {
+		// 200 full buffers and the newline: 101 pieces beyond the burst.
+		if took, want := time.Since(start), 101*pause; took != want {
 			t.Errorf("it took %v, want %v", took, want)
 		}
 	})
@@ -543,13 +543,13 @@ func TestReplaceable(t *testing.T) {
 // comes after a message that was. (The test itself is the crew.)
 func TestReplaceableBeforeCrew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &Writers{ready: make(chan *Conn, 1)}
+		w := &Writers{ready: make(chan []*Conn, 1)}
 		c, peer := pipe(t, w)
 		for range 2 {
 			c.Send(&Message{Parts: [][]byte{[]byte("old")}, Replaceable: true})
 			c.Send(&Message{Parts: [][]byte{[]byte("new")}, Replaceable: true})
 			c.Send(Text("."))
-			go (<-w.ready).writePatiently()
+			go (<-w.ready)[0].writePatiently()
 			mustRead(t, peer, "new.")
 			synctest.Wait()
 		}
@@ -574,7 +574,7 @@ func TestReplaceableDoNotCollect(t *testing.T) {
 // A message that finds no place at the crew is written nevertheless.
 func TestSendWithoutPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, &Writers{ready: make(chan *Conn)}) // nobody receives
+		c, peer := pipe(t, &Writers{ready: make(chan []*Conn)}) // nobody receives
 		c.Send(Text("one "))
 		c.Send(Text("two"))
 		mustRead(t, peer, "one two")

@@ -16,13 +16,13 @@ func TestNewest(t *testing.T) {
 		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(1, uint64(limit)))
 			for range 50 {
-				v := New(limit)
+				v := New(limit, "[")
 				var all []string
 				type returned struct {
 					bytes []byte
 					want  string
 				}
-				earlier := []returned{{v.Newest(), ""}}
+				earlier := []returned{{v.Newest(), "["}}
 				for range random.IntN(60) {
 					value := strings.Repeat(fmt.Sprint(len(all)%10), 1+random.IntN(20))
 					v.Add([]byte(value))
@@ -31,7 +31,7 @@ func TestNewest(t *testing.T) {
 					if limit > 0 {
 						newest = all[max(len(all)-limit, 0):]
 					}
-					earlier = append(earlier, returned{v.Newest(), strings.Join(newest, ",")})
+					earlier = append(earlier, returned{v.Newest(), "[" + strings.Join(newest, ",")})
 				}
 				for i, r := range earlier {
 					if string(r.bytes) != r.want {
@@ -47,7 +47,7 @@ func TestNewest(t *testing.T) {
 // that was added changes nothing.
 func TestNotShared(t *testing.T) {
 	for _, limit := range []int{0, 1, 3} {
-		v := New(limit)
+		v := New(limit, "[")
 		value := []byte("1")
 		for range 10 {
 			v.Add(value)
@@ -71,7 +71,7 @@ func TestNotShared(t *testing.T) {
 // detector is what can fail here.)
 func TestReadersAndOwner(t *testing.T) {
 	for _, limit := range []int{0, 1, 4} {
-		v := New(limit)
+		v := New(limit, "[")
 		var readers sync.WaitGroup
 		for i := range 200 {
 			v.Add(fmt.Append(nil, i))
@@ -89,7 +89,7 @@ func TestReadersAndOwner(t *testing.T) {
 // With a limit, the memory is that of 2*limit values, however many are added.
 func TestOldValuesGo(t *testing.T) {
 	const limit, size = 10, 100
-	v := New(limit)
+	v := New(limit, "[")
 	for range 10_000 {
 		v.Add(bytes.Repeat([]byte("1"), size))
 		if n := cap(v.array); n > 2*(2*limit*(size+1)) { // append takes up to twice what it needs

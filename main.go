@@ -314,8 +314,12 @@ func (n *network) slash(t *terminal, typed string) {
 	if void := t.proposal; void != nil {
 		n.proposals = slices.DeleteFunc(n.proposals, func(c *candidate) bool { return c == void })
 	}
-	t.SetPrompt(noPrompt)
-	t.Tell("\nslashed: %s is not a pulse; %d tokens forfeited\n", human.Quote(typed, quoted), t.stake)
+	n.sendAway(t, fmt.Sprintf("\nslashed: %s is not a pulse; %d tokens forfeited\n", human.Quote(typed, quoted), t.stake))
+}
+
+// sendAway has t leave with these last words.
+func (n *network) sendAway(t *terminal, words string) {
+	t.Send(lineconn.Text(words))
 	n.leave(t)
 }
 
@@ -375,7 +379,9 @@ func (n *network) report() {
 			shown = slices.Sorted(maps.Keys(n.validators))
 		}
 		for _, address := range shown {
-			fmt.Fprintf(n.console, "  %s %d\n", address, n.validators[address])
+			if stake, there := n.validators[address]; there { // it may have left since
+				fmt.Fprintf(n.console, "  %s %d\n", address, stake)
+			}
 		}
 	}
 	n.news, n.reported = news{}, time.Now()
@@ -435,7 +441,7 @@ func (n *network) refuseStake(t *terminal, typed string, err error) step {
 	if t.tries++; t.tries < 3 {
 		return n.takeStake
 	}
-	t.Send(lineconn.Text("\ntoo many tries, goodbye\n"))
+	n.do(func() { n.sendAway(t, "\ntoo many tries, goodbye\n") })
 	return nil
 }
 

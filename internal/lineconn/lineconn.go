@@ -138,24 +138,27 @@ type Conn struct {
 	net     net.Conn
 	raw     syscall.RawConn // nil if net is no socket
 	writers *Writers
+
+	mu       sync.Mutex  // guards what follows; held for a few instructions only
+	busy     bool        // one goroutine, or one place in writers.ready, is seeing to the queue
+	begun    bool        // queue[0] may be written in part
+	finished bool        // no more messages
+	queue    []*Message  // the messages not yet written; nil: none
+	slots    [2]*Message // where a short queue stands
+	part     int         // of queue[0], the part that is written next
+	offset   int         // in that part
+	err      error       // why the connection is of no use any more
+	changed  chan struct{}
+
+	membership // owned by the group's owner
+
+	// Owned by the reader.
 	in      [readBuffer]byte // input; in[inStart:inEnd] is not yet part of a line
 	inStart int
 	inEnd   int
 	inErr   error     // that ended the input
 	paidFor time.Time // pieces are paid for, a pause each, until then
 	skip    bool      // drop input up to the next newline
-	membership
-
-	mu       sync.Mutex  // guards what follows; held for a few instructions only
-	queue    []*Message  // the messages not yet written; nil: none
-	slots    [2]*Message // where a short queue stands
-	part     int         // of queue[0], the part that is written next
-	offset   int         // in that part
-	begun    bool        // queue[0] may be written in part
-	busy     bool        // one goroutine, or one place in writers.ready, is seeing to the queue
-	finished bool        // no more messages
-	err      error       // why the connection is of no use any more
-	changed  chan struct{}
 }
 
 // Conn makes a connection of c, which it owns from then on.

@@ -34,6 +34,7 @@ type epoch struct {
 	killed   atomic.Bool // it has been, or is about to be
 	stopping atomic.Bool // it has been, or is about to be, asked to stop
 	trap     atomic.Bool // whoever hears of a new winner first kills the server
+	crashed  atomic.Bool // it has ended by itself
 	goodbyes atomic.Bool // SIGQUIT was sent: what is on stderr is a goroutine dump
 
 	terminals sync.WaitGroup // those connected to it, until they are at their end
@@ -113,6 +114,7 @@ func (s *soak) startServer(torn, last bool) (*epoch, bool) {
 		readers.Wait()
 		e.cmd.Wait()
 		if !e.ending() {
+			e.crashed.Store(true)
 			s.fail("the server ended by itself: %v; its last words:\n%s", e.cmd.ProcessState, e.lastErrors())
 		}
 		close(e.exited)

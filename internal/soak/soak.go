@@ -9,6 +9,9 @@
 // It ends with "soak: ok" and status 0, or with what went wrong, and where all of it is
 // kept, and status 1. All choices come from the seed, but when what happens is up to the
 // machine: a seed repeats the kind of run, not the run.
+//
+// It cannot see whether blocks survive a loss of power (a killed process loses nothing that it has
+// written), or whether the draw is fair: tests of the packages do.
 package main
 
 import (

@@ -507,7 +507,14 @@ func (t *terminal) finish(err error) {
 		t.inDoubt = true
 	case t.halfClose && err == io.EOF && t.open == nil && len(t.pending) == 0 && len(t.data) == 0:
 	default:
-		t.fail(fmt.Errorf("the server ended the connection without a reason: %w", err))
+		select {
+		case <-e.exited:
+		case <-time.After(time.Second):
+		}
+		t.inDoubt = true
+		if !e.crashed.Load() { // that is reported, once
+			t.fail(fmt.Errorf("the server ended the connection without a reason: %w", err))
+		}
 	}
 	if !t.inDoubt {
 		for _, l := range t.pending {

@@ -42,22 +42,19 @@ type Server struct {
 
 // Serve accepts connections from ln until ctx is done; then it closes ln. After
 // an error, such as too many open files, it tries again in 5 ms, then after twice
-// as long each time, up to 1 s. It says so once, and again when it has
-// accepted for 1 s without one.
+// as long each time, up to 1 s. It says so once, and again when 1 s
+// has passed without one.
 func (s *Server) Serve(ctx context.Context, ln Listener) {
 	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	refusals := make(chan struct{}, maxRefusals)
 	trouble := false        // said, and not yet over
-	var delay time.Duration // after the last error; 0: accepted since
+	var delay time.Duration // after the last error; 0: it is past
 	for {
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
-			if delay > 0 {
-				ln.SetDeadline(time.Now().Add(maxDelay)) // no error until then: the trouble is over
-				delay = 0
-			}
+			delay = 0
 			if s.Max > 0 && s.handling.Load() >= int64(s.Max) {
 				// With all places taken, who comes next waits for one: a second or so.
 				refusals <- struct{}{}
@@ -71,10 +68,9 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			ln.SetDeadline(time.Time{})
-			trouble = false
+			trouble, delay = false, 0
 			s.Log.Print("accepting terminals again")
 		default:
-			ln.SetDeadline(time.Time{})
 			if !trouble {
 				s.Log.Printf("cannot accept terminals: %v; trying again, those connected go on", err)
 			}
@@ -84,6 +80,9 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			case <-time.After(delay):
 			case <-ctx.Done():
 			}
+			// With no error until then the trouble is over, also if nobody comes: without
+			// a free file, accept fails even when nobody waits.
+			ln.SetDeadline(time.Now().Add(maxDelay))
 		}
 	}
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/joho/godotenv"
 
 	"proofofstake/internal/accept"
+	"proofofstake/internal/console"
 	"proofofstake/internal/env"
 	"proofofstake/internal/flatjson"
 	"proofofstake/internal/human"
@@ -148,7 +149,7 @@ func readChain(read func(func(line []byte) error) (tail []byte, err error), add 
 // Others hand it candidate blocks, or functions to run (see do).
 type network struct {
 	settings
-	console io.Writer   // shows what the tutorial shows
+	console io.Writer   // shows what the tutorial shows; must not make run wait
 	log     *log.Logger // warnings and errors
 
 	candidateBlocks chan *candidate
@@ -171,7 +172,8 @@ type network struct {
 	reportTimer *time.Timer // rings when there is a report to be made
 }
 
-// terminal is one connection: a handler reads from it, run owns the rest.
+// terminal is one connection. A handler reads from it; the rest is run's, and the handler
+// looks at it only while run does nothing with it, since it waits for each answer.
 type terminal struct {
 	*lineconn.Conn
 	address  string     // of its validator; empty until it has staked
@@ -187,6 +189,9 @@ const (
 	bpmPrompt   = "\nEnter a new BPM:"
 	noPrompt    = "" // its input has ended
 )
+
+// goodbye is what every terminal hears last when the server stops.
+const goodbye = "\nthe server is shutting down\n"
 
 // candidate is a block that its validator proposes for the open round.
 type candidate struct {
@@ -249,7 +254,7 @@ func (n *network) restore() error {
 	if n.head = head; head == beforeGenesis() {
 		genesis = generateBlock(head, 0, "")
 		if err := n.forge(genesis); err != nil {
-			return err
+			return fmt.Errorf("the genesis block: %w", err)
 		}
 	}
 	spew.Fdump(n.console, genesis)
@@ -259,7 +264,8 @@ func (n *network) restore() error {
 	return nil
 }
 
-// do has run call f and returns when it has, or false when run is over.
+// do has run call f and returns when it has, or false when run is over. It is not inlined,
+// for the sake of the stacks of its callers (see handleConn).
 //
 //go:noinline
 func (n *network) do(f func()) bool {
@@ -402,7 +408,7 @@ type step func(t *terminal, typed string, err error) step
 func (n *network) handleConn(conn net.Conn) {
 	t := &terminal{Conn: n.announcements.Conn(conn)}
 	if !n.do(func() { n.enter(t) }) {
-		t.Close()
+		n.farewell(t.Conn, goodbye)
 		return
 	}
 	leave := n.leave
@@ -479,8 +485,12 @@ func parseStake(typed string) (int64, error) {
 
 // refuse takes leave of a terminal for which there is no room.
 func (n *network) refuse(conn net.Conn) {
-	c := n.announcements.Conn(conn)
-	c.Tell("the server is full, try again later\n")
+	n.farewell(n.announcements.Conn(conn), "the server is full, try again later\n")
+}
+
+// farewell has a terminal that was never let in hear words, and nothing else.
+func (n *network) farewell(c *lineconn.Conn, words string) {
+	c.Send(lineconn.Text(words))
 	c.Finish()
 	c.Hangup()
 }
@@ -517,7 +527,7 @@ func (n *network) run(ctx context.Context) {
 			n.report()
 		case <-ctx.Done():
 			n.pickWinner()
-			n.terminals.Dismiss("\nthe server is shutting down\n")
+			n.terminals.Dismiss(goodbye)
 			return
 		}
 	}
@@ -606,8 +616,8 @@ func ticketHolder(totals []*big.Int, ticket *big.Int) int {
 // forge makes block the new head: once it is checked against the old one, encoded,
 // here and nowhere else, and durable.
 func (n *network) forge(block Block) error {
-	if err := blockFault(block, n.head); err != nil {
-		return err
+	if !isBlockValid(block, n.head) {
+		return fmt.Errorf("it does not follow the head: %w", blockFault(block, n.head))
 	}
 	line, err := json.Marshal(block)
 	if err == nil {
@@ -658,14 +668,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
 	}
-	logger := log.New(os.Stderr, "", log.LstdFlags)
 	s, err := readSettings()
-	switch {
-	case err != nil:
-	case verifies:
-		err = verify(append(args[1:], s.chainFile)[0], os.Stdout, logger)
-	default:
-		err = start(s, os.Stdout, logger)
+	if verifies {
+		name := append(args[1:], s.chainFile)[0] // FILE, or else the setting; others do not matter
+		err = verify(name, os.Stdout, os.Stderr)
+	} else if err == nil {
+		err = start(s)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -682,7 +690,10 @@ func readSettings() (settings, error) {
 }
 
 // verify checks the chain file name, also while a server is writing it.
-func verify(name string, console io.Writer, logger *log.Logger) error {
+func verify(name string, stdout, stderr io.Writer) error {
+	if name == "" {
+		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
+	}
 	file, err := os.Open(name)
 	if err != nil {
 		return err
@@ -694,32 +705,42 @@ func verify(name string, console io.Writer, logger *log.Logger) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if len(tail) > 0 {
-		logger.Printf("%s: a last line without its end does not count: it was never announced", name)
+		fmt.Fprintf(stderr, "%s: a last line without its end does not count: it was never announced\n", name)
 	}
-	fmt.Fprintf(console, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
+	if head == beforeGenesis() {
+		return fmt.Errorf("%s: there is no genesis block", name)
+	}
+	fmt.Fprintf(stdout, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
 	return nil
 }
 
-// start runs a server until Ctrl-C or SIGTERM.
-func start(s settings, console io.Writer, logger *log.Logger) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+// start runs a server until Ctrl-C, SIGTERM, or SIGHUP, which the closing of a window sends.
+func start(s settings) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
+	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
+	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
+	defer stdout.Close(consoleLimit)
+	defer stderr.Close(consoleLimit)
 	ln, err := net.Listen("tcp", s.addr)
 	if err != nil {
 		return fmt.Errorf("ADDR=%q: %w; want a free port of this machine", s.addr, err)
 	}
-	n, err := newNetwork(s, console, logger)
+	n, err := newNetwork(s, stdout, log.New(stderr, "", log.LstdFlags))
 	if err != nil {
 		return fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
 	}
-	fmt.Fprintf(console, "listening on %s\n", ln.Addr())
+	fmt.Fprintf(stdout, "listening on %s\n", ln.Addr())
 	n.serve(ctx, ln.(*net.TCPListener))
 	return nil
 }
 
-// goodbyeLimit is how long terminals may take for the last words before the
-// process ends without them.
-const goodbyeLimit = 4 * time.Second
+// The end takes as long as these at most: the last draw and the last words to
+// terminals, then what the console has not taken.
+const (
+	goodbyeLimit = 4 * time.Second
+	consoleLimit = 200 * time.Millisecond
+)
 
 // serve plays with the terminals that connect to ln until ctx is done and
 // every terminal has left, or goodbyeLimit later.
@@ -727,8 +748,16 @@ func (n *network) serve(ctx context.Context, ln accept.Listener) {
 	go n.run(ctx)
 	server := &accept.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, Log: n.log}
 	server.Serve(ctx, ln)
-	<-n.stopped
-	if server.Wait(goodbyeLimit) {
+	limit := time.After(goodbyeLimit)
+	left := make(chan struct{})
+	go func() {
+		<-n.stopped
+		server.Wait()
 		n.close()
+		close(left)
+	}()
+	select {
+	case <-left:
+	case <-limit:
 	}
 }

@@ -87,7 +87,7 @@ func open(t testing.TB, s settings) *hall {
 	return h
 }
 
-// close ends the network, whose handlers must all have returned.
+// shut ends the lottery.
 func (h *hall) shut() {
 	h.stop()
 	<-h.stopped
@@ -295,11 +295,10 @@ func TestEveryFieldCounts(t *testing.T) {
 			}
 		}
 	}
-	bad := blocks[0]
-	bad.BPM = 1
-	bad.Hash = calculateBlockHash(bad)
-	if isBlockValid(bad, beforeGenesis()) {
-		t.Error("a genesis block with a pulse is valid")
+	for _, bad := range []Block{generateBlock(beforeGenesis(), 1, ""), generateBlock(beforeGenesis(), 0, "somebody")} {
+		if isBlockValid(bad, beforeGenesis()) {
+			t.Errorf("as genesis block, %+v is valid", bad)
+		}
 	}
 }
 
@@ -469,7 +468,7 @@ func TestVerify(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "chain.jsonl")
 	os.WriteFile(name, append(encode(t, blocks), `{"Index":3,"Ti`...), 0o644)
 	var out, warnings bytes.Buffer
-	if err := verify(name, &out, log.New(&warnings, "", 0)); err != nil {
+	if err := verify(name, &out, &warnings); err != nil {
 		t.Fatal(err)
 	}
 	if want := fmt.Sprintf("ok: 3 blocks, head %s\n", blocks[2].Hash); out.String() != want {
@@ -478,8 +477,12 @@ func TestVerify(t *testing.T) {
 	if !strings.Contains(warnings.String(), "does not count") {
 		t.Errorf("no word of the part of a line: %q", warnings.String())
 	}
-	if err := verify(filepath.Join(t.TempDir(), "none"), &out, nil); err == nil {
-		t.Error("a missing file is ok")
+	empty := filepath.Join(t.TempDir(), "empty")
+	os.WriteFile(empty, nil, 0o644)
+	for _, bad := range []string{filepath.Join(t.TempDir(), "none"), empty, ""} {
+		if err := verify(bad, &out, nil); err == nil {
+			t.Errorf("%q is ok", bad)
+		}
 	}
 }
 
@@ -765,6 +768,35 @@ func TestSlashing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A winner's block is checked once more against the head.
+func TestForgeChecks(t *testing.T) {
+	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
+		h.do(func() {
+			head := h.head
+			stale := generateBlock(head, 70, "somebody")
+			if err := h.forge(generateBlock(head, 71, "another")); err != nil {
+				t.Error(err)
+			}
+			if err := h.forge(stale); err == nil {
+				t.Error("two blocks follow the same head")
+			}
+			if h.head.BPM != 71 {
+				t.Errorf("the head is %+v", h.head)
+			}
+		})
+	})
+}
+
+// A terminal that comes when the server is stopping hears so.
+func TestTooLate(t *testing.T) {
+	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
+		h.shut()
+		p := h.connect()
+		p.expect(p.sees(), "\nthe server is shutting down\n")
+		p.expectLeft()
+	})
 }
 
 // Every terminal hears who won, staked or not, and is at its prompt again.
@@ -1436,12 +1468,13 @@ func TestTwoThousandValidators(t *testing.T) {
 // The tutorial seeds the draw with the clock in seconds. Here two servers started at the same instant,
 // with the same proposals, draw independently.
 func TestNobodyPredictsTheDraw(t *testing.T) {
+	addresses := map[string]bool{}
 	winners := func() (who []int) {
 		inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
 			var people []*person
 			for range 4 {
 				p := h.connect()
-				p.joins(1)
+				addresses[p.joins(1)] = true
 				people = append(people, p)
 			}
 			for range 40 {
@@ -1464,6 +1497,9 @@ func TestNobodyPredictsTheDraw(t *testing.T) {
 	}
 	if slices.Equal(a, b) { // by chance once in 4^40 times
 		t.Errorf("both draw %v", a)
+	}
+	if len(addresses) != 8 {
+		t.Errorf("%d addresses for 8 validators", len(addresses))
 	}
 }
 

@@ -57,8 +57,12 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			delay = 0
 			if s.Max > 0 && s.handling.Load() >= int64(s.Max) {
 				// With all places taken, who comes next waits for one: a second or so.
-				refusals <- struct{}{}
-				s.handlers.Go(func() { s.Refuse(conn); <-refusals })
+				select {
+				case refusals <- struct{}{}:
+					s.handlers.Go(func() { s.Refuse(conn); <-refusals })
+				case <-ctx.Done():
+					conn.Close()
+				}
 				break
 			}
 			s.handling.Add(1)
@@ -95,15 +99,5 @@ func (s *Server) handle(conn net.Conn) {
 	s.Handle(conn)
 }
 
-// Wait waits until every connection has been seen to, but no longer than
-// limit. It reports whether that was so.
-func (s *Server) Wait(limit time.Duration) bool {
-	done := make(chan struct{})
-	go func() { s.handlers.Wait(); close(done) }()
-	select {
-	case <-done:
-		return true
-	case <-time.After(limit):
-		return false
-	}
-}
+// Wait waits until every connection has been seen to. Serve must have returned.
+func (s *Server) Wait() { s.handlers.Wait() }

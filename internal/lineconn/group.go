@@ -9,8 +9,9 @@ import (
 )
 
 // Group is the connections that hear of the same things. Each has a prompt, the
-// question its peer is at, which follows whatever it is told. A Group, with the
-// prompts of its members, has one owner; none of its methods waits.
+// question its peer is at, which follows whatever it is told. A Group has one
+// owner, who alone sets the prompts of its members; a member's reader may Tell and
+// Ask as long as the owner does not set its prompt meanwhile. No method of a Group waits.
 type Group struct {
 	// Due rings when Broadcast has somebody to send to.
 	Due *time.Timer
@@ -54,14 +55,15 @@ func (g *Group) Remove(c *Conn) bool {
 // Announce tells every member but except text, then its prompt.
 func (g *Group) Announce(text string, except *Conn) {
 	message := prompted([][]byte{[]byte(text)}, false)
-	var ready []*Conn // all are queued before the first is written to, so that the first and the last are close
+	// All are queued before the first is written to, so that the first and the last hear it close together.
+	ready := make([]*Conn, 0, g.members.Len())
 	for e := g.members.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*Conn); c != except && c.queueUp(message(c.prompt)) {
 			ready = append(ready, c)
 		}
 	}
 	if len(ready) > 0 {
-		ready[0].writers.start(ready)
+		ready[0].writers.start(ready) // one crew serves them all
 	}
 }
 

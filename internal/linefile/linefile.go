@@ -20,7 +20,11 @@
 // ends in whole lines again. If even that fails, the next Append does it first:
 // lines are never written behind the remains of another.
 //
-// A new file's folder is synced as well, or the file could be gone after a crash.
+// The file's folder is synced as well when it is opened, or a new file could be gone
+// after a crash.
+//
+// Append fails as well, and writes nothing, if somebody else has moved, replaced, cut
+// or extended the file: what it would write could not be found there.
 //
 // # One writer
 //
@@ -35,7 +39,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -59,8 +62,9 @@ type disk interface {
 // File is an open file of lines. It has one owner.
 type File struct {
 	disk  disk
-	size  int64 // of the whole lines, in bytes
-	dirty bool  // something may stand after them
+	stat  func() (size int64, err error) // of what stands under the file's name; an error if that is another file
+	size  int64                          // of the whole lines, in bytes
+	dirty bool                           // something may stand after them
 }
 
 // Open opens the file name, which it creates if there is none, and locks it.
@@ -70,8 +74,6 @@ func Open(name string) (*File, error) {
 	if name == "" {
 		return &File{disk: nowhere{}}, nil
 	}
-	_, err := os.Stat(name)
-	created := errors.Is(err, fs.ErrNotExist)
 	f, err := openLocked(name)
 	if err != nil {
 		return nil, err
@@ -80,14 +82,24 @@ func Open(name string) (*File, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", name)
 	}
-	if err == nil && created {
+	if err == nil {
 		err = syncFolder(filepath.Dir(name))
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &File{disk: f}, nil
+	stat := func() (int64, error) {
+		there, err := os.Stat(name)
+		if err != nil {
+			return 0, err
+		}
+		if !os.SameFile(there, info) {
+			return 0, fmt.Errorf("%s is another file now", name)
+		}
+		return there.Size(), nil
+	}
+	return &File{disk: f, stat: stat}, nil
 }
 
 // Replay calls fn with every whole line, as Read does, and returns the tail.
@@ -105,6 +117,13 @@ func (f *File) Append(line []byte) error {
 	}
 	if err := f.Cut(); err != nil {
 		return err
+	}
+	if f.stat != nil {
+		if size, err := f.stat(); err != nil {
+			return err
+		} else if size != f.size {
+			return fmt.Errorf("the file has %d bytes, and not the %d that were kept: somebody else has changed it", size, f.size)
+		}
 	}
 	f.dirty = true
 	whole := append(bytes.Clone(line), '\n')

@@ -254,6 +254,42 @@ func TestFailingDisk(t *testing.T) {
 	}
 }
 
+// A file that somebody else moves, replaces, cuts or extends takes no more lines, until it is there again.
+func TestChangedByOthers(t *testing.T) {
+	for what, change := range map[string]func(name string) error{
+		"removed": os.Remove,
+		"moved":   func(name string) error { return os.Rename(name, name+".old") },
+		"replaced": func(name string) error {
+			return errors.Join(os.WriteFile(name+".new", []byte("one\n"), 0o644), os.Rename(name+".new", name))
+		},
+		"cut":      func(name string) error { return os.Truncate(name, 0) },
+		"extended": func(name string) error { return os.WriteFile(name, []byte("one\nmine\n"), 0o644) },
+	} {
+		name := filepath.Join(t.TempDir(), "lines")
+		f := open(t, name)
+		lines(t, f)
+		if err := f.Append([]byte("one")); err != nil {
+			t.Fatal(err)
+		}
+		if err := change(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Append([]byte("two")); err == nil {
+			t.Errorf("%s: a line is said to be kept", what)
+		}
+		if what == "moved" {
+			os.Rename(name+".old", name)
+			if err := f.Append([]byte("two")); err != nil {
+				t.Error(err)
+			}
+			if data, _ := os.ReadFile(name); string(data) != "one\ntwo\n" {
+				t.Errorf("moved back: it holds %q", data)
+			}
+		}
+		f.Close()
+	}
+}
+
 // FuzzRead: lines and tail are the file, whatever it holds.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("a\n\nb"))

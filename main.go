@@ -408,7 +408,7 @@ type step func(t *terminal, typed string, err error) step
 func (n *network) handleConn(conn net.Conn) {
 	t := &terminal{Conn: n.announcements.Conn(conn)}
 	if !n.do(func() { n.enter(t) }) {
-		n.farewell(t.Conn, goodbye)
+		n.farewell(t.Conn, stakePrompt+goodbye)
 		return
 	}
 	leave := n.leave

@@ -794,7 +794,7 @@ func TestTooLate(t *testing.T) {
 	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
 		h.shut()
 		p := h.connect()
-		p.expect(p.sees(), "\nthe server is shutting down\n")
+		p.expect(p.sees(), "Enter token balance:\nthe server is shutting down\n")
 		p.expectLeft()
 	})
 }

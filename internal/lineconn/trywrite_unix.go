@@ -17,7 +17,7 @@ func newTryWriter() *tryWriter {
 	t := new(tryWriter)
 	t.fn = func(fd uintptr) {
 		for {
-			t.n, t.err = syscall.Write(int(fd), t.p)
+			t.n, t.err = writeNow(fd, t.p[:min(len(t.p), writeSize)])
 			if t.err != syscall.EINTR {
 				return
 			}

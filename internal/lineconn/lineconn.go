@@ -170,9 +170,6 @@ func (w *Writers) Conn(c net.Conn) *Conn {
 	return conn
 }
 
-// RemoteAddr is the peer's address.
-func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
-
 // ReadLine returns the next line without its newline and the carriage return
 // before that. A last line that has none counts when the input ends, before
 // io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its

@@ -3,14 +3,14 @@
 package linefile
 
 import (
-	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
-// openLocked opens or creates name and locks it for this process.
+// openLocked opens or creates name and locks it until it is closed or the process ends. It fails with ErrInUse.
 func openLocked(name string) (*os.File, error) {
-	// Non-blocking, since to open a pipe could wait for ever; it is no matter to a file.
+	// Non-blocking, since to open a pipe or a device could wait for ever. It is no matter to a file.
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o644)
 	if err != nil {
 		return nil, err
@@ -26,16 +26,11 @@ func openLocked(name string) (*os.File, error) {
 	return f, nil
 }
 
-// syncFolder makes durable that a new file is in the folder.
-func syncFolder(name string) error {
-	folder, err := os.Open(name)
+// openFolder opens the folder of the file name, or of the file that name is a link to.
+func openFolder(name string) (disk, error) {
+	name, err := filepath.EvalSymlinks(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer folder.Close()
-	err = folder.Sync()
-	if errors.Is(err, syscall.EINVAL) {
-		return nil // a file system on which folders cannot be synced
-	}
-	return err
+	return os.Open(filepath.Dir(name))
 }

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// openLocked opens or creates name; others may read it meanwhile, not write.
+// openLocked opens or creates name; others may read it meanwhile, not write, move or delete it. It fails with ErrInUse.
 func openLocked(name string) (*os.File, error) {
 	path, err := syscall.UTF16PtrFromString(name)
 	if err != nil {
@@ -23,5 +23,11 @@ func openLocked(name string) (*os.File, error) {
 	return os.NewFile(uintptr(h), name), nil
 }
 
-// syncFolder does nothing: Windows keeps folders by itself.
-func syncFolder(string) error { return nil }
+// openFolder returns a folder that needs no syncing: Windows keeps folders by itself.
+func openFolder(string) (disk, error) { return folder{}, nil }
+
+// folder is a folder that is durable already.
+type folder struct{ disk }
+
+func (folder) Sync() error  { return nil }
+func (folder) Close() error { return nil }

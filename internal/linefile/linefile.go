@@ -1,36 +1,19 @@
-// Package linefile keeps lines durable in a file: a log to which lines are
-// only ever added.
+// Package linefile keeps lines durable in a file to which they are only ever added.
 //
-// # Format
+// The file is a sequence of lines, each ended by a newline, and nothing else. A line
+// counts if its newline is there. What stands after the last newline is the tail.
+// How to tell that a line is as it was written is up to the caller.
 //
-// The file is a sequence of lines, each ended by a newline (0x0A), and nothing
-// else: no header, no length, no checksum. A line counts if its newline is
-// there. What a line holds, and how to tell that it is as it was written, is up
-// to the caller.
+// Append writes a line with its newline at the end and syncs the file, so that a line is
+// on disk before anybody is told of it. A crash before that leaves nothing of it, all of
+// it, or a part without newline: the tail. CutTail removes a tail, as the next Append does;
+// KeepTail makes it a line. If writing or syncing fails, what was written is taken back; if
+// even that fails, the next change does it first: nothing is ever written behind the remains
+// of a line. A new file could be gone after a crash, so its folder is synced too.
 //
-// # Crashes
-//
-// [File.Append] writes the line and its newline with one write at the end of the
-// file and syncs the file before it returns, so that a line is on disk before
-// anybody is told of it. A crash before that leaves a part of the line, without
-// the newline, or all of it: the caller was never told that it is kept, and may
-// not have told others. [Read] hands the part over as the tail, [File.Cut] removes it.
-//
-// If writing or syncing fails, Append takes back what it wrote, so that the file
-// ends in whole lines again. If even that fails, the next Append does it first:
-// lines are never written behind the remains of another.
-//
-// The file's folder is synced as well when it is opened, or a new file could be gone
-// after a crash.
-//
-// Append fails as well, and writes nothing, if somebody else has moved, replaced, cut
-// or extended the file: what it would write could not be found there.
-//
-// # One writer
-//
-// [Open] locks the file for this process; the lock ends with the process, however
-// it ends. Whoever only reads needs no lock: Read never sees more than whole
-// lines and a tail.
+// Open locks the file, but an editor does not ask for locks. So each change first looks
+// whether the file is as we left it, and else fails with ErrChanged. What this cannot see: an
+// edit that leaves the size and comes within a tick of the system's clock (some ms) of ours.
 package linefile
 
 import (
@@ -39,16 +22,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
 )
 
-// MaxLine is the longest line in bytes, with its newline. A longer one is damage, and is never
-// held in memory.
+// MaxLine is the longest line of a chain in bytes, without its newline.
 const MaxLine = 64 << 10
 
-// ErrInUse is the error of opening a file that another process has open.
+// ErrInUse is why a file cannot be opened that is open already, in this process or another.
 var ErrInUse = errors.New("it is in use by another process")
+
+// ErrChanged is why a change fails after somebody else has moved, replaced, deleted, edited, cut or extended the file.
+var ErrChanged = errors.New("somebody else has changed it")
+
+// File is an open file of lines. It has one owner.
+type File struct {
+	name  string
+	disk  disk        // nil: nothing is kept
+	whole int64       // length of the whole lines, in bytes
+	end   int64       // length of these and the tail; any bytes after it are remains of a change that failed
+	left  os.FileInfo // the file after our last change; nil: not known
+}
 
 // disk is what a File needs of an *os.File.
 type disk interface {
@@ -57,138 +54,233 @@ type disk interface {
 	io.Closer
 	Truncate(size int64) error
 	Sync() error
+	Stat() (os.FileInfo, error)
 }
 
-// File is an open file of lines. It has one owner.
-type File struct {
-	disk  disk
-	stat  func() (size int64, err error) // of what stands under the file's name; an error if that is another file
-	size  int64                          // of the whole lines, in bytes
-	dirty bool                           // something may stand after them
-}
-
-// Open opens the file name, which it creates if there is none, and locks it.
-// It fails with ErrInUse if another process has it open. The caller must call
-// Replay before anything else. The file of the empty name keeps nothing.
+// Open opens the file name, which it creates if there is none, and locks it. It fails with ErrInUse, or if that is no
+// regular file. It reads no more than the tail and 64 KiB. The file of the empty name takes lines and keeps none.
 func Open(name string) (*File, error) {
 	if name == "" {
-		return &File{disk: nowhere{}}, nil
+		return &File{}, nil
 	}
-	f, err := openLocked(name)
+	file, err := openLocked(name)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	folder, err := openFolder(name)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return open(name, file, folder)
+}
+
+// open makes a File of what Open has opened. It closes folder, and file as well if it fails.
+func open(name string, file, folder disk) (*File, error) {
+	defer folder.Close()
+	f := &File{name: name, disk: file}
+	err := f.remember()
+	if err == nil && !f.left.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", name)
 	}
 	if err == nil {
-		err = syncFolder(filepath.Dir(name))
+		f.end = f.left.Size()
+		f.whole, err = wholeLines(file, f.end)
+	}
+	if err == nil {
+		err = folder.Sync()
+		if errors.Is(err, syscall.EINVAL) {
+			err = nil // folders cannot be synced on this file system
+		}
 	}
 	if err != nil {
-		f.Close()
+		file.Close()
 		return nil, err
 	}
-	stat := func() (int64, error) {
-		there, err := os.Stat(name)
-		if err != nil {
-			return 0, err
+	return f, nil
+}
+
+// wholeLines returns the length of the first size bytes of r up to and with their last newline.
+func wholeLines(r io.ReaderAt, size int64) (int64, error) {
+	block := make([]byte, 64<<10)
+	for size > 0 {
+		part := block[:min(size, int64(len(block)))]
+		size -= int64(len(part))
+		if n, err := r.ReadAt(part, size); n < len(part) {
+			return 0, fmt.Errorf("looking for the last line: %w", err)
 		}
-		if !os.SameFile(there, info) {
-			return 0, fmt.Errorf("%s is another file now", name)
+		if i := bytes.LastIndexByte(part, '\n'); i >= 0 {
+			return size + int64(i) + 1, nil
 		}
-		return there.Size(), nil
 	}
-	return &File{disk: f, stat: stat}, nil
+	return 0, nil
 }
 
-// Replay calls fn with every whole line, as Read does, and returns the tail.
-func (f *File) Replay(fn func(line []byte) error) (tail []byte, err error) {
-	f.size, tail, err = read(io.NewSectionReader(f.disk, 0, 1<<63-1), fn)
-	f.dirty = len(tail) > 0
-	return tail, err
+// Lines returns a reading of the file from its first line to its tail, as [NewLines] does.
+func (f *File) Lines(max int) *Lines {
+	return NewLines(io.NewSectionReader(f.disk, 0, f.end), max)
 }
 
-// Append adds line, which must hold no newline. When it returns nil, the line is on
-// disk. Otherwise the file is as before.
+// Append adds line, which must hold no newline. When it returns nil, the line is on disk and a tail is gone.
+// Otherwise the whole lines are as before.
 func (f *File) Append(line []byte) error {
-	if bytes.IndexByte(line, '\n') >= 0 || len(line) >= MaxLine {
-		return fmt.Errorf("not one line of less than %d bytes", MaxLine)
+	if bytes.IndexByte(line, '\n') >= 0 {
+		return errors.New("a line cannot hold a newline")
 	}
-	if err := f.Cut(); err != nil {
+	if f.disk == nil {
+		return nil
+	}
+	return f.write(f.whole, slices.Concat(line, []byte{'\n'}))
+}
+
+// KeepTail makes the tail that Open found a line. When it returns nil, the line is on disk, or there is no
+// such tail. Otherwise the file is as before.
+func (f *File) KeepTail() error {
+	if f.end == f.whole {
+		return nil
+	}
+	return f.write(f.end, []byte{'\n'})
+}
+
+// CutTail removes the tail. When it returns nil, that is on disk, or there is no tail.
+func (f *File) CutTail() error {
+	if f.TailSize() == 0 {
+		return nil
+	}
+	return f.prepare(f.whole)
+}
+
+// TailSize returns how many bytes stand after the whole lines: a tail that Open found, or the remains of a failed Append.
+func (f *File) TailSize() int64 {
+	if f.left == nil {
+		return f.end - f.whole
+	}
+	return f.left.Size() - f.whole
+}
+
+// Close closes the file and ends the lock.
+func (f *File) Close() error {
+	if f.disk == nil {
+		return nil
+	}
+	return f.disk.Close()
+}
+
+// prepare cuts the file to end bytes, if it is as we left it. It fails with ErrChanged if not.
+func (f *File) prepare(end int64) error {
+	if f.left == nil {
+		if err := f.remember(); err != nil {
+			return err
+		}
+	}
+	there, err := os.Stat(f.name)
+	var what string
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		what = "it is gone"
+	case err != nil:
+		return err
+	case !os.SameFile(there, f.left):
+		what = "it is another file now"
+	case there.Size() != f.left.Size() || there.Size() < f.end:
+		what = fmt.Sprintf("it has %d bytes now", there.Size())
+	case !there.ModTime().Equal(f.left.ModTime()) && runtime.GOOS != "windows":
+		// On Windows the lock keeps others from writing, and the time of our own change may come late.
+		what = "it was edited"
+	case there.Size() > end:
+		return f.cut(end)
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, what)
+}
+
+// write makes p durable at the offset at, as the end of the whole lines. If it fails, it takes p back.
+func (f *File) write(at int64, p []byte) error {
+	if err := f.prepare(at); err != nil {
 		return err
 	}
-	if f.stat != nil {
-		if size, err := f.stat(); err != nil {
-			return err
-		} else if size != f.size {
-			return fmt.Errorf("the file has %d bytes, and not the %d that were kept: somebody else has changed it", size, f.size)
-		}
-	}
-	f.dirty = true
-	whole := append(bytes.Clone(line), '\n')
-	_, err := f.disk.WriteAt(whole, f.size)
+	_, err := f.disk.WriteAt(p, f.end)
+	// Before the sync, which may take long: what others do meanwhile must not pass for ours.
+	err = errors.Join(err, f.remember())
 	if err == nil {
 		err = f.disk.Sync()
 	}
 	if err != nil {
-		f.Cut() // if that fails, the next Append does it
+		f.cut(f.end) // if that fails, the next change does it
 		return err
 	}
-	f.size += int64(len(whole))
-	f.dirty = false
+	f.end += int64(len(p))
+	f.whole = f.end
 	return nil
 }
 
-// Cut removes what stands after the last whole line, if anything does.
-func (f *File) Cut() error {
-	if !f.dirty {
+// cut makes the file end bytes long, durably.
+func (f *File) cut(end int64) error {
+	if err := f.disk.Truncate(end); err != nil {
+		return err
+	}
+	f.end = end
+	return errors.Join(f.remember(), f.disk.Sync())
+}
+
+// remember looks at the file after a change of ours.
+func (f *File) remember() (err error) {
+	f.left, err = f.disk.Stat()
+	return err
+}
+
+// Lines is a reading of lines: a [bufio.Scanner] that counts them. Its memory is bounded by the longest line.
+type Lines struct {
+	*bufio.Scanner
+	max    int
+	number int
+	tail   []byte
+}
+
+// NewLines returns a reading of r. A line or a tail of more than max bytes, without the newline, is an error.
+func NewLines(r io.Reader, max int) *Lines {
+	l := &Lines{Scanner: bufio.NewScanner(r), max: max}
+	l.Buffer(make([]byte, min(max+1, 64<<10)), max+1)
+	l.Split(l.split)
+	return l
+}
+
+// split tells the Scanner where a line ends, and keeps the tail.
+func (l *Lines) split(data []byte, atEOF bool) (advance int, line []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF {
+		l.tail = bytes.Clone(data)
+		return 0, nil, bufio.ErrFinalToken
+	}
+	return 0, nil, nil
+}
+
+// Scan goes on to the next whole line. It returns false when there is none, or after an error.
+func (l *Lines) Scan() bool {
+	ok := l.Scanner.Scan()
+	if ok {
+		l.number++
+	}
+	return ok
+}
+
+// Number returns the number of the line last scanned, from 1.
+func (l *Lines) Number() int { return l.number }
+
+// Tail returns what stands after the last newline, once Scan has returned false without an error.
+func (l *Lines) Tail() []byte { return l.tail }
+
+// Err returns what ended the reading early, and on which line; nil if nothing did.
+func (l *Lines) Err() error {
+	err := l.Scanner.Err()
+	if err == nil {
 		return nil
 	}
-	if err := f.disk.Truncate(f.size); err != nil {
-		return fmt.Errorf("cutting off a line written in part: %w", err)
+	if err == bufio.ErrTooLong {
+		err = fmt.Errorf("it is longer than %d bytes", l.max)
 	}
-	f.dirty = false
-	return nil
+	return fmt.Errorf("line %d: %w", l.number+1, err)
 }
-
-// Close ends the lock.
-func (f *File) Close() error { return f.disk.Close() }
-
-// Read calls fn with every whole line of r, without its newline; the bytes are
-// fn's for the call only. It returns the tail: what stands after the last
-// newline. An error of fn or of reading ends it, and names the line, counted
-// from 1. Memory does not grow with the file.
-func Read(r io.Reader, fn func(line []byte) error) (tail []byte, err error) {
-	_, tail, err = read(r, fn)
-	return tail, err
-}
-
-// read is Read, and returns the length of the whole lines as well.
-func read(r io.Reader, fn func(line []byte) error) (size int64, tail []byte, err error) {
-	in := bufio.NewReaderSize(r, MaxLine)
-	for n := 1; ; n++ {
-		line, err := in.ReadSlice('\n')
-		switch {
-		case err == nil:
-			err = fn(line[:len(line)-1])
-		case err == io.EOF:
-			return size, bytes.Clone(line), nil
-		case err == bufio.ErrBufferFull:
-			err = fmt.Errorf("it is longer than %d bytes", MaxLine)
-		}
-		if err != nil {
-			return size, nil, fmt.Errorf("line %d: %w", n, err)
-		}
-		size += int64(len(line))
-	}
-}
-
-// nowhere is the disk of a file that keeps nothing.
-type nowhere struct{}
-
-func (nowhere) ReadAt([]byte, int64) (int, error)      { return 0, io.EOF }
-func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-func (nowhere) Truncate(int64) error                   { return nil }
-func (nowhere) Sync() error                            { return nil }
-func (nowhere) Close() error                           { return nil }

@@ -1,6 +1,6 @@
-// Package accept is the front of a server: it survives what
-// net.Listener.Accept complains of, as net/http does, and limits how many
-// connections there are at once.
+// Package accept is the front of a server: it survives what net.Listener.Accept
+// complains of, as net/http does, and limits how many connections there are at
+// once, in all and from one network address.
 package accept
 
 import (
@@ -8,36 +8,58 @@ import (
 	"errors"
 	"log"
 	"net"
+	"net/netip"
 	"os"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-const (
-	minDelay = 5 * time.Millisecond
-	maxDelay = time.Second
+const maxRefusals = 1000 // at once
 
-	// maxRefusals bounds the connections beyond Max that are still being told.
-	maxRefusals = 1000
+var (
+	ErrFull    = errors.New("the server is full")                  // all places are taken
+	ErrTooMany = errors.New("too many terminals from its address") // all places of its address are taken
 )
 
-// A Listener is a net.Listener with a deadline for Accept, such as
-// *net.TCPListener.
+// A Listener is a net.Listener with a deadline for Accept, such as *net.TCPListener.
 type Listener interface {
 	net.Listener
 	SetDeadline(time.Time) error
 }
 
-// Server hands each connection to a goroutine of its own.
+// Server hands each connection to a goroutine of its own. A network address is an
+// IPv4 address, or the /64 of an IPv6 address: its owner has all of that.
 type Server struct {
-	Handle func(net.Conn) // has a conversation; the connection is its to close
-	Refuse func(net.Conn) // takes leave of a connection that is one too many; takes a second or so at most
-	Max    int            // conversations at once; 0: no limit
-	Log    *log.Logger
+	Handle        func(conn net.Conn, from netip.Prefix) // has a conversation; the connection is its to close. from: its network address, zero if that is not counted (loopback, or no IP address)
+	Refuse        func(conn net.Conn, why error)         // takes leave of a connection that is one too many (ErrFull or ErrTooMany) and closes it; takes a second or so at most
+	Max           int                                    // conversations at once; 0: no limit
+	MaxPerAddress int                                    // of one network address, loopback not counted; 0: no limit
+	Log           *log.Logger                            // must not make anyone wait: everybody who comes or leaves would
 
-	handlers sync.WaitGroup
-	handling atomic.Int64
+	running sync.WaitGroup // conversations and refusals
+
+	mu          sync.Mutex // guards what follows, and keeps messages in order
+	all         crowd
+	from        map[netip.Prefix]crowd // those that have a place; zero: all that are not counted
+	fullSaid    time.Time              // when it was last said that the server is full
+	tooManySaid time.Time              // when it was last said that there are too many from any address
+}
+
+// crowd is conversations that share a limit.
+type crowd struct {
+	size int
+	said bool // that it is at its limit, and not yet that there is room again
+}
+
+// leave takes one off c and reports whether it is to be said that there is room: when
+// a tenth of the places is free (this one at least), so that one who comes and goes
+// does not fill the console.
+func (c *crowd) leave(places int) (over bool) {
+	c.size--
+	over = c.said && places-c.size >= places/10
+	c.said = c.said && !over
+	return over
 }
 
 // Serve accepts connections from ln until ctx is done; then it closes ln. After
@@ -55,19 +77,25 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 		switch {
 		case err == nil:
 			delay = 0
-			if s.Max > 0 && s.handling.Load() >= int64(s.Max) {
-				// With all places taken, who comes next waits for one: a second or so.
-				select {
+			from := network(conn.RemoteAddr())
+			switch why := s.take(from); {
+			case why == nil:
+				s.running.Add(1)
+				go func() { // a small frame on a stack that there are thousands of: no defers
+					s.Handle(conn, from)
+					s.give(from)
+					s.running.Done()
+				}()
+			case why == ErrTooMany && len(refusals) == maxRefusals:
+				conn.Close() // without a word: one address must not make the others wait
+			default:
+				select { // with all of those taken, who comes next waits for one: a second or so
 				case refusals <- struct{}{}:
-					s.handlers.Go(func() { s.Refuse(conn); <-refusals })
+					s.running.Go(func() { s.Refuse(conn, why); <-refusals })
 				case <-ctx.Done():
 					conn.Close()
 				}
-				break
 			}
-			s.handling.Add(1)
-			s.handlers.Add(1)
-			go s.handle(conn)
 		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -79,25 +107,91 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 				s.Log.Printf("cannot accept terminals: %v; trying again, those connected go on", err)
 			}
 			trouble = true
-			delay = min(max(2*delay, minDelay), maxDelay)
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			select {
 			case <-time.After(delay):
 			case <-ctx.Done():
 			}
 			// With no error until then the trouble is over, also if nobody comes: without
 			// a free file, accept fails even when nobody waits.
-			ln.SetDeadline(time.Now().Add(maxDelay))
+			ln.SetDeadline(time.Now().Add(time.Second))
 		}
 	}
 }
 
-// handle has one conversation. It is no more than one frame on a stack that there
-// are thousands of.
-func (s *Server) handle(conn net.Conn) {
-	defer s.handlers.Done()
-	defer s.handling.Add(-1)
-	s.Handle(conn)
+// Wait waits until every connection has been seen to. Serve must have returned.
+func (s *Server) Wait() { s.running.Wait() }
+
+// take takes a place, or returns why there is none and says so: once, until there
+// is room again, and at most once a second.
+func (s *Server) take(from netip.Prefix) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.from[from]
+	if from.IsValid() && s.MaxPerAddress > 0 && c.size >= s.MaxPerAddress {
+		if !c.said && time.Since(s.tooManySaid) >= time.Second {
+			s.Log.Printf("too many terminals from %s: %d; further ones are refused", name(from), c.size)
+			c.said, s.tooManySaid = true, time.Now()
+			s.from[from] = c
+		}
+		return ErrTooMany
+	}
+	if s.Max > 0 && s.all.size >= s.Max {
+		if !s.all.said && time.Since(s.fullSaid) >= time.Second {
+			for other, o := range s.from {
+				if o.size > c.size {
+					from, c = other, o
+				}
+			}
+			s.Log.Printf("the server is full: %d terminals, the most of them (%d) from %s", s.all.size, c.size, name(from))
+			s.all.said, s.fullSaid = true, time.Now()
+		}
+		return ErrFull
+	}
+	if s.from == nil {
+		s.from = make(map[netip.Prefix]crowd)
+	}
+	s.all.size++
+	c.size++
+	s.from[from] = c
+	return nil
 }
 
-// Wait waits until every connection has been seen to. Serve must have returned.
-func (s *Server) Wait() { s.handlers.Wait() }
+// give gives back a place, and says if there is room again.
+func (s *Server) give(from netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all.leave(s.Max) {
+		s.Log.Print("there is room again")
+	}
+	c := s.from[from]
+	if c.leave(s.MaxPerAddress) {
+		s.Log.Printf("terminals from %s are let in again", name(from))
+	}
+	s.from[from] = c
+	if c.size == 0 {
+		delete(s.from, from)
+	}
+}
+
+// network returns the network address of addr, zero if it is not counted.
+func network(addr net.Addr) netip.Prefix {
+	tcp, _ := addr.(*net.TCPAddr)
+	ip, bits := tcp.AddrPort().Addr().Unmap(), 64 // zero if there is none
+	if ip.Is4() {
+		bits = 32
+	}
+	if ip.IsLoopback() {
+		ip = netip.Addr{}
+	}
+	from, _ := ip.Prefix(bits)
+	return from
+}
+
+// name is what the console calls a network address.
+func name(from netip.Prefix) string {
+	if !from.IsValid() {
+		return "loopback"
+	}
+	return strings.TrimSuffix(from.String(), "/32")
+}

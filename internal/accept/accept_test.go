@@ -1,16 +1,15 @@
 package accept
 
 import (
-	"bytes"
 	"context"
-	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
+	"net/netip"
 	"os"
-	"reflect"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -18,175 +17,164 @@ import (
 	"time"
 )
 
-// ---- Helpers ----
+// desk is a server whose conversations, and refusals, last until the client leaves.
+// It is its own listener, with the troubles that a test wants it to have.
+type desk struct {
+	Server
+	end               func()          // ends Serve
+	said              strings.Builder // on the console, since the test last looked
+	in, full, tooMany int             // conversations and refusals so far
+	last              netip.Prefix    // where the last conversation is from
+	clients           []net.Conn      // who came and did not leave
 
-// fake is a listener that has the troubles a test wants it to have.
-type fake struct {
 	conns    chan net.Conn
-	closed   chan struct{}
-	close    sync.Once
-	deadline time.Time // only Serve touches it
-
-	mu    sync.Mutex
-	err   error           // what Accept complains of
-	start time.Time       // of the test
-	tries []time.Duration // when Accept was called, after start
+	closed   context.Context
+	close    func()
+	errno    atomic.Uintptr // what Accept complains of; 0: nothing
+	deadline time.Time      // of Accept
+	start    time.Time
+	tries    []int64 // when Accept was called, in ms after start
 }
 
-func newFake() *fake {
-	return &fake{conns: make(chan net.Conn), closed: make(chan struct{}), start: time.Now()}
-}
-
-func (f *fake) Accept() (net.Conn, error) {
-	f.mu.Lock()
-	f.tries = append(f.tries, time.Since(f.start))
-	err := f.err
-	f.mu.Unlock()
-	if err != nil {
-		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: err}
+// newDesk starts one. When the test is over, it ends at once, all clients leave, and
+// nothing may be left of them.
+func newDesk(t *testing.T, places, perAddress int) *desk {
+	d := &desk{conns: make(chan net.Conn), start: time.Now()}
+	d.closed, d.close = context.WithCancel(context.Background())
+	d.Max, d.MaxPerAddress, d.Log = places, perAddress, log.New(&d.said, "", 0)
+	stay := func(conn net.Conn) { conn.Read(make([]byte, 1)); conn.Close() }
+	d.Handle = func(conn net.Conn, from netip.Prefix) { d.in++; d.last = from; stay(conn) }
+	d.Refuse = func(conn net.Conn, why error) {
+		*map[error]*int{ErrFull: &d.full, ErrTooMany: &d.tooMany}[why]++
+		stay(conn)
 	}
-	var expired <-chan time.Time
-	if !f.deadline.IsZero() {
-		expired = time.After(time.Until(f.deadline))
-	}
-	select {
-	case conn := <-f.conns:
-		return conn, nil
-	case <-expired:
-		return nil, os.ErrDeadlineExceeded
-	case <-f.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (f *fake) SetDeadline(t time.Time) error { f.deadline = t; return nil }
-func (f *fake) Close() error                  { f.close.Do(func() { close(f.closed) }); return nil }
-func (f *fake) Addr() net.Addr                { return nil }
-
-// fail makes Accept fail with err, or succeed if that is nil, from its next call on.
-func (f *fake) fail(err error) {
-	f.mu.Lock()
-	f.err = err
-	f.mu.Unlock()
-}
-
-// calls returns when Accept has been called since the last time.
-func (f *fake) calls() []time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	tries := f.tries
-	f.tries = nil
-	return tries
-}
-
-// connect is a client: it reports whether it was accepted within a minute.
-func (f *fake) connect() bool {
-	conn, _ := net.Pipe()
-	select {
-	case f.conns <- conn:
-		synctest.Wait()
-		return true
-	case <-time.After(time.Minute):
-		return false
-	}
-}
-
-// logged is what a server says.
-type logged struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, strings.TrimSuffix(string(p), "\n"))
-	return len(p), nil
-}
-
-// mustBe checks what was said since the last time: a line for each of want, which
-// has its beginning.
-func (l *logged) mustBe(t *testing.T, want ...string) {
-	t.Helper()
-	synctest.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	same := len(l.lines) == len(want)
-	for i := 0; same && i < len(want); i++ {
-		same = strings.HasPrefix(l.lines[i], want[i])
-	}
-	if !same {
-		t.Errorf("the server said %q, want %q", l.lines, want)
-	}
-	l.lines = nil
-}
-
-const (
-	cannot = "cannot accept terminals"
-	again  = "accepting terminals again"
-)
-
-// serve runs s on ln; the function that it returns ends that and checks that
-// it takes no time.
-func serve(t *testing.T, s *Server, ln *fake) (said *logged, stop func()) {
-	t.Helper()
-	said = new(logged)
-	s.Log = log.New(said, "", 0)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { s.Serve(ctx, ln); close(done) }()
+	go func() { d.Serve(ctx, d); close(done) }()
 	synctest.Wait()
-	return said, func() {
+	d.end = func() {
 		t.Helper()
 		start := time.Now()
 		cancel()
 		<-done
-		if took := time.Since(start); took != 0 {
-			t.Errorf("Serve ended %v after its context", took)
+		if took := time.Since(start); took != 0 || d.closed.Err() == nil {
+			t.Errorf("Serve ended %v after its context; the listener is closed: %v", took, d.closed.Err())
 		}
-		select {
-		case <-ln.closed:
-		default:
-			t.Error("the listener is open")
+	}
+	t.Cleanup(func() {
+		d.end()
+		d.leave(len(d.clients))
+		d.Wait()
+		if len(d.from) > 0 || d.all.size != 0 {
+			t.Errorf("all have left, and there are %d in all, by address %v", d.all.size, d.from)
 		}
+	})
+	return d
+}
+
+func (d *desk) Accept() (net.Conn, error) {
+	d.tries = append(d.tries, time.Since(d.start).Milliseconds())
+	if errno := d.errno.Load(); errno != 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: syscall.Errno(errno)}
+	}
+	var expired <-chan time.Time
+	if !d.deadline.IsZero() {
+		expired = time.After(time.Until(d.deadline))
+	}
+	select {
+	case conn := <-d.conns:
+		return conn, nil
+	case <-expired:
+		return nil, os.ErrDeadlineExceeded
+	case <-d.closed.Done():
+		return nil, net.ErrClosed
 	}
 }
 
-// closeIt is a conversation without a word.
-func closeIt(conn net.Conn) { conn.Close() }
+func (d *desk) SetDeadline(t time.Time) error { d.deadline = t; return nil }
+func (d *desk) Close() error                  { d.close(); return nil }
+func (d *desk) Addr() net.Addr                { return nil }
 
-// ---- Errors ----
+// peer is a connection from addr, such as "10.0.0.7:1234"; "" is no IP address.
+type peer struct {
+	net.Conn
+	addr string
+}
+
+func (p peer) RemoteAddr() net.Addr {
+	if p.addr == "" {
+		return p.Conn.RemoteAddr()
+	}
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(p.addr))
+}
+
+// visit is a client: its end of a connection.
+func (d *desk) visit(addr string) net.Conn {
+	conn, client := net.Pipe()
+	d.conns <- peer{conn, addr}
+	synctest.Wait()
+	return client
+}
+
+// come makes n clients from addr come and stay.
+func (d *desk) come(n int, addr string) {
+	for range n {
+		d.clients = append(d.clients, d.visit(addr))
+	}
+}
+
+// leave makes the first n of the clients leave, one after the other.
+func (d *desk) leave(n int) {
+	for _, client := range d.clients[:n] {
+		client.Close()
+		synctest.Wait()
+	}
+	d.clients = d.clients[n:]
+}
+
+// mustHave checks how many had a conversation or were refused so far.
+func (d *desk) mustHave(t *testing.T, in, full, tooMany int) {
+	t.Helper()
+	synctest.Wait()
+	if d.in != in || d.full != full || d.tooMany != tooMany {
+		t.Errorf("%d were let in, to %d it was full, %d were too many; want %d, %d, %d", d.in, d.full, d.tooMany, in, full, tooMany)
+	}
+}
+
+// mustSay checks the lines that were said since the last time.
+func (d *desk) mustSay(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	d.Log.SetOutput(io.Discard) // waits for who writes, for the race detector
+	if got := d.said.String(); got != strings.Join(append(want, ""), "\n") {
+		t.Errorf("the server said %q, want %q", got, want)
+	}
+	d.said.Reset()
+	d.Log.SetOutput(&d.said)
+}
+
+// ---- Errors and the end ----
 
 // After an error Accept is tried again in 5 ms, then after twice as long each time,
-// up to a second; that starts anew once a connection has been accepted.
+// up to a second; that starts anew once a connection has been accepted, or the trouble is over.
 func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := newFake()
-		ln.fail(syscall.EMFILE)
-		_, stop := serve(t, &Server{Handle: closeIt}, ln)
-		defer stop()
-		ms := func(ms ...int) (all []time.Duration) {
-			for _, n := range ms {
-				all = append(all, time.Duration(n)*time.Millisecond)
-			}
-			return all
-		}
+		d := newDesk(t, 0, 0)
+		d.errno.Store(uintptr(syscall.EMFILE))
+		d.come(1, "")
 		time.Sleep(4 * time.Second)
-		synctest.Wait()
-		if got, want := ln.calls(), ms(0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275); !reflect.DeepEqual(got, want) {
-			t.Errorf("Accept was called at %v, want %v", got, want)
-		}
-
-		ln.fail(nil)
+		d.errno.Store(0)
 		time.Sleep(time.Second) // past the end of the last wait
-		ln.fail(syscall.EMFILE)
-		if !ln.connect() { // at 5 s
-			t.Fatal("not accepted after the trouble")
-		}
+		d.errno.Store(uintptr(syscall.EMFILE))
+		d.come(1, "") // at 5 s
+		time.Sleep(50 * time.Millisecond)
+		d.errno.Store(0)
+		time.Sleep(time.Second)
+		d.errno.Store(uintptr(syscall.EMFILE)) // just after the trouble is over
 		time.Sleep(50 * time.Millisecond)
 		synctest.Wait()
-		if got, want := ln.calls(), ms(4275, 5000, 5005, 5015, 5035); !reflect.DeepEqual(got, want) {
-			t.Errorf("Accept was called at %v, want %v", got, want)
+		if want := []int64{0, 0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275, 4275, 5000, 5005, 5015, 5035, 5075, 6075, 6080, 6090}; !slices.Equal(d.tries, want) {
+			t.Errorf("Accept was called at %v, want %v", d.tries, want)
 		}
 	})
 }
@@ -195,243 +183,287 @@ func TestBackoff(t *testing.T) {
 // a second has passed without an error.
 func TestTroubleIsSaidOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := newFake()
-		var handled atomic.Int64
-		said, stop := serve(t, &Server{Handle: func(conn net.Conn) { handled.Add(1); conn.Close() }}, ln)
-		defer stop()
-		ln.connect()
-		time.Sleep(time.Hour)
-		said.mustBe(t) // no trouble
-
+		d := newDesk(t, 0, 0)
 		for _, somebody := range []bool{false, true} { // the second trouble is said as the first
-			// The trouble is met after the next connection.
-			ln.fail(syscall.EMFILE)
-			ln.connect()
-			said.mustBe(t, cannot+": accept tcp: "+syscall.EMFILE.Error())
+			d.come(1, "")
 			time.Sleep(time.Hour)
-			said.mustBe(t)
+			d.mustSay(t) // no trouble
+
+			// The trouble is met after the next connection.
+			d.errno.Store(uintptr(syscall.EMFILE))
+			d.come(1, "")
+			d.mustSay(t, "cannot accept terminals: accept tcp: "+syscall.EMFILE.Error()+"; trying again, those connected go on")
+			time.Sleep(time.Hour)
 
 			// A connection, and trouble again within a second: that is the same one.
-			ln.fail(nil)
+			d.errno.Store(0)
 			time.Sleep(time.Second)
-			ln.fail(syscall.ENFILE)
-			ln.connect()
+			d.errno.Store(uintptr(syscall.ENFILE))
+			d.come(1, "")
 			time.Sleep(10 * time.Second)
-			said.mustBe(t)
 
 			// A second after the next try, 275 ms from now, it is over, whether somebody comes or not.
-			ln.fail(nil)
+			d.errno.Store(0)
 			time.Sleep(500 * time.Millisecond)
 			if somebody {
-				ln.connect()
+				d.come(1, "")
 			}
 			time.Sleep(775*time.Millisecond - time.Nanosecond)
-			said.mustBe(t)
+			d.mustSay(t)
 			time.Sleep(time.Nanosecond)
-			said.mustBe(t, again)
-			time.Sleep(time.Hour)
-			ln.connect()
-			said.mustBe(t)
+			d.mustSay(t, "accepting terminals again")
 		}
-		synctest.Wait()
-		if n := handled.Load(); n != 8 {
-			t.Errorf("%d connections were handled, want 8", n)
+		d.mustHave(t, 7, 0, 0)
+	})
+}
+
+// Neither the end of its context nor somebody else who closes the listener is trouble,
+// and both end Serve at once.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, end := range []func(*desk){func(d *desk) { d.end() }, func(d *desk) { d.close() }} {
+			d := newDesk(t, 0, 0)
+			end(d)
+			d.mustSay(t)
 		}
 	})
 }
 
-// ---- The end ----
-
-// The end of its context ends Serve at once, whatever it is at.
-func TestContextEnds(t *testing.T) {
-	for _, err := range []error{nil, syscall.EMFILE} {
+// Wait returns as soon as the last conversation, or refusal, is over.
+func TestWait(t *testing.T) {
+	for _, stay := range []time.Duration{3 * time.Second, 7 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			ln := newFake()
-			ln.fail(err)
-			said, stop := serve(t, &Server{Handle: closeIt}, ln)
-			time.Sleep(10*time.Second + time.Millisecond) // in Accept, or in a wait of a second
-			stop()
-			if err == nil {
-				said.mustBe(t)
+			d := newDesk(t, 1, 0)
+			d.Handle = func(net.Conn, netip.Prefix) { time.Sleep(stay) }
+			d.Refuse = func(net.Conn, error) { time.Sleep(5 * time.Second) }
+			d.come(2, "")
+			d.end()
+			start := time.Now()
+			d.Wait()
+			if took, want := time.Since(start), max(stay, 5*time.Second); took != want {
+				t.Errorf("Wait took %v, want %v", took, want)
 			}
 		})
 	}
 }
 
-// Somebody else closing the listener is an end as well, not trouble.
-func TestListenerClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ln := newFake()
-		said, stop := serve(t, &Server{Handle: closeIt}, ln)
-		ln.Close()
-		time.Sleep(time.Minute)
-		if n := len(ln.calls()); n != 1 {
-			t.Errorf("Accept of a closed listener was called %d times", n)
-		}
-		said.mustBe(t)
-		stop()
-	})
-}
-
-// Over a real socket: connections are handled, and when the context is done
-// nobody is let in any more, but who is in goes on.
+// Over a real socket: who is in when the context ends goes on.
 func TestSocket(t *testing.T) {
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
-	echo := func(conn net.Conn) { defer conn.Close(); io.Copy(conn, conn) }
-	s := &Server{Handle: echo, Log: log.New(&said, "", 0)}
-	ctx, cancel := context.WithCancel(t.Context())
+	s := &Server{Handle: func(conn net.Conn, _ netip.Prefix) { io.Copy(conn, conn); conn.Close() }, Log: log.New(t.Output(), "", 0)}
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan struct{})
-	go func() { s.Serve(ctx, tcp.(*net.TCPListener)); close(done) }()
-
-	conn, err := net.Dial("tcp", tcp.Addr().String())
+	go func() { s.Serve(ctx, ln.(*net.TCPListener)); close(done) }()
+	conn, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	talk := func(word string) {
-		t.Helper()
+	for _, word := range []string{"hello", "still here"} {
 		got := make([]byte, len(word))
 		io.WriteString(conn, word)
 		if _, err := io.ReadFull(conn, got); err != nil || string(got) != word {
 			t.Errorf("the echo of %q is %q, %v", word, got, err)
 		}
+		cancel()
+		<-done
 	}
-	talk("hello")
-	cancel()
-	<-done
-	if _, err := tcp.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("after the end Accept returns %v, want that the listener is closed", err)
-	}
-	talk("still here")
 	conn.Close()
 	s.Wait()
-	if said.Len() > 0 {
-		t.Errorf("the server said %q", said.String())
-	}
 }
 
 // ---- Limits ----
 
-// desk is a server whose conversations, and leaves, last until the test ends them.
-type desk struct {
-	Server
-	handled, refused    atomic.Int64
-	endHandle, endLeave chan struct{} // one received: one ends
+// Max are handled at once, the next is refused, and a place that becomes free is
+// given to who comes next.
+func TestMax(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 3, 0)
+		d.come(5, "10.0.0.7:1")
+		d.mustHave(t, 3, 2, 0)
+		d.leave(2)
+		d.come(3, "10.0.0.8:1")
+		d.mustHave(t, 5, 3, 0)
+	})
 }
 
-func newDesk(places int) *desk {
-	d := &desk{endHandle: make(chan struct{}), endLeave: make(chan struct{})}
-	d.Max = places
-	d.Handle = func(conn net.Conn) { defer conn.Close(); d.handled.Add(1); <-d.endHandle }
-	d.Refuse = func(conn net.Conn) { defer conn.Close(); d.refused.Add(1); <-d.endLeave }
-	return d
-}
-
-// mustHave checks how many were handled and refused in all.
-func (d *desk) mustHave(t *testing.T, handled, refused int64) {
-	t.Helper()
-	synctest.Wait()
-	if h, r := d.handled.Load(), d.refused.Load(); h != handled || r != refused {
-		t.Errorf("%d were handled and %d refused, want %d and %d", h, r, handled, refused)
+// MaxPerAddress from one network address are handled at once, the next is refused.
+func TestMaxPerAddress(t *testing.T) {
+	for _, test := range []struct{ addr, from, same string }{ // same: another from the same network address
+		{"10.0.0.7:1", "10.0.0.7/32", "[::ffff:10.0.0.7]:2"},
+		{"[::ffff:10.0.0.7]:1", "10.0.0.7/32", "10.0.0.7:1"},
+		{"[2001:db8:1:2::1]:1", "2001:db8:1:2::/64", "[2001:db8:1:2:ffff:ffff:ffff:ffff]:1"},
+		{"[fe80::1%eth0]:1", "fe80::/64", "[fe80::2]:1"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(t, 0, 2)
+			d.come(2, test.addr)
+			if got := d.last.String(); got != test.from {
+				t.Errorf("%s is from %s, want %s", test.addr, got, test.from)
+			}
+			d.come(1, test.same)
+			d.mustHave(t, 2, 0, 1)
+			d.come(2, "10.0.0.8:1") // they are not from there
+			d.come(2, "[2001:db8:1:3::1]:1")
+			d.mustHave(t, 6, 0, 1)
+			d.leave(1)
+			d.come(2, test.addr)
+			d.mustHave(t, 7, 0, 2)
+		})
 	}
 }
 
-// Max are handled at once, the next is refused, and a place that becomes free is
-// given to who comes next. Nobody waits for a leave that takes its time.
-func TestMax(t *testing.T) {
+// Loopback, and what is no IP address, has no limit of its own.
+func TestNotCounted(t *testing.T) {
+	for _, addr := range []string{"127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.1]:1", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(t, 50, 1)
+			d.come(60, addr)
+			d.mustHave(t, 50, 10, 0)
+			if d.last.IsValid() {
+				t.Errorf("%q is from %s, want that it is not counted", addr, d.last)
+			}
+			d.mustSay(t, "the server is full: 50 terminals, the most of them (50) from loopback")
+		})
+	}
+}
+
+// A limit is said when somebody is refused, once until a tenth of the places is
+// free, at least one: that of the server as that of an address.
+func TestSaidOnce(t *testing.T) {
+	const from = "[2001:db8::1]:1"
+	for _, test := range []struct{ places, over int }{{1, 1}, {19, 1}, {20, 2}, {100, 10}} {
+		for _, limits := range [][2]int{{test.places, 0}, {0, test.places}} {
+			said, over := fmt.Sprintf("the server is full: %d terminals, the most of them (%[1]d) from 2001:db8::/64", test.places), "there is room again"
+			if limits[1] > 0 {
+				said, over = fmt.Sprintf("too many terminals from 2001:db8::/64: %d; further ones are refused", test.places), "terminals from 2001:db8::/64 are let in again"
+			}
+			synctest.Test(t, func(t *testing.T) {
+				d := newDesk(t, limits[0], limits[1])
+				for range 2 {
+					d.come(test.places, from)
+					time.Sleep(time.Hour)
+					d.mustSay(t)
+					d.visit(from).Close()
+					d.mustSay(t, said)
+					for range 3 { // some leave, and others come
+						d.leave(test.over - 1)
+						time.Sleep(time.Hour)
+						d.come(test.over-1, from)
+						d.visit(from).Close()
+					}
+					d.mustSay(t)
+					d.leave(test.over)
+					d.mustSay(t, over)
+					d.leave(test.places - test.over)
+					d.mustSay(t)
+				}
+			})
+		}
+	}
+}
+
+// Who has the most places is named, whoever is refused, also if it is loopback.
+func TestMostFrom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, ln := newDesk(3), newFake()
-		_, stop := serve(t, &d.Server, ln)
-		for range 3 {
-			ln.connect()
-		}
-		d.mustHave(t, 3, 0)
-		ln.connect()
-		ln.connect()
-		d.mustHave(t, 3, 2)
-		d.endHandle <- struct{}{}
-		d.endHandle <- struct{}{}
-		synctest.Wait()
-		for range 3 {
-			ln.connect()
-		}
-		d.mustHave(t, 5, 3)
-		stop()
-		close(d.endHandle)
-		close(d.endLeave)
+		d := newDesk(t, 16, 0)
+		d.come(4, "[2001:db8::1]:1")
+		d.come(5, "10.0.0.8:1")
+		d.come(3, "10.0.0.7:1")
+		d.come(4, "127.0.0.1:1")
+		d.visit("10.0.0.7:1").Close()
+		d.mustSay(t, "the server is full: 16 terminals, the most of them (5) from 10.0.0.8")
+		d.leave(4)
+		time.Sleep(time.Second)
+		d.come(4, "127.0.0.1:1")
+		d.visit("10.0.0.7:1").Close()
+		d.mustSay(t, "there is room again", "the server is full: 16 terminals, the most of them (8) from loopback")
 	})
 }
 
-// With Max 0 all are handled.
-func TestNoMax(t *testing.T) {
+// From however many addresses too many come, that is said at most once a second.
+// What was not said is not over.
+func TestManyAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, ln := newDesk(0), newFake()
-		_, stop := serve(t, &d.Server, ln)
-		for range 100 {
-			ln.connect()
+		d := newDesk(t, 0, 1)
+		for i := range 100 {
+			d.come(1, fmt.Sprintf("10.0.0.%d:1", i))
+			d.visit(fmt.Sprintf("10.0.0.%d:1", i)).Close()
 		}
-		d.mustHave(t, 100, 0)
-		stop()
-		close(d.endHandle)
+		d.mustHave(t, 100, 0, 100)
+		d.mustSay(t, "too many terminals from 10.0.0.0: 1; further ones are refused")
+		time.Sleep(time.Second)
+		d.visit("10.0.0.0:1").Close()
+		d.visit("10.0.0.99:1").Close()
+		d.visit("10.0.0.98:1").Close()
+		d.mustSay(t, "too many terminals from 10.0.0.99: 1; further ones are refused")
+		d.leave(100)
+		d.mustSay(t, "terminals from 10.0.0.0 are let in again", "terminals from 10.0.0.99 are let in again")
 	})
 }
 
-// Only so many are being refused at once; who comes then waits, and is seen to
-// as soon as one of them is gone.
+// However fast the same come and go, each limit is said at most once a second.
+func TestComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 1, 1)
+		full, too := "10.0.0.8:1", "10.0.0.7:1" // to one it is full, the other is too many: that counts first
+		said := map[string]string{
+			full: "the server is full: 1 terminals, the most of them (1) from 10.0.0.7",
+			too:  "too many terminals from 10.0.0.7: 1; further ones are refused",
+		}
+		for _, two := range [][2]string{{full, too}, {too, full}, {full, too}} {
+			turn := func() {
+				d.come(1, too)
+				d.visit(two[0]).Close()
+				d.visit(two[1]).Close()
+				d.leave(1)
+			}
+			turn()
+			d.mustSay(t, said[two[0]], said[two[1]], "there is room again", "terminals from 10.0.0.7 are let in again")
+			turn()
+			time.Sleep(time.Second - time.Nanosecond)
+			turn()
+			d.mustSay(t)
+			time.Sleep(time.Nanosecond)
+		}
+		d.mustHave(t, 9, 9, 9)
+	})
+}
+
+// A thousand are being refused at once; who comes to a full server then waits,
+// and is seen to as soon as one of them is gone.
 func TestMaxRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, ln := newDesk(1), newFake()
-		_, stop := serve(t, &d.Server, ln)
-		ln.connect()
-		for range maxRefusals {
-			ln.connect()
+		d := newDesk(t, 1, 0)
+		d.come(1002, "10.0.0.7:1")
+		d.mustHave(t, 1, 1000, 0) // the last is accepted, but not seen to
+		d.leave(2)                // who was let in, and one who was refused
+		d.mustHave(t, 1, 1001, 0)
+		d.come(2, "10.0.0.7:1") // the second waits as well
+		d.end()
+		d.mustHave(t, 2, 1001, 0)
+		if _, err := d.clients[len(d.clients)-1].Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("who waits at the end gets %v, want that the connection is closed", err)
 		}
-		d.mustHave(t, 1, maxRefusals)
-		ln.connect() // accepted, but not seen to
-		d.mustHave(t, 1, maxRefusals)
-		if ln.connect() {
-			t.Error("there are more refusals than allowed")
-		}
-		d.endLeave <- struct{}{}
-		d.mustHave(t, 1, maxRefusals+1)
-		d.endHandle <- struct{}{}
-		d.endLeave <- struct{}{}
-		synctest.Wait()
-		ln.connect()
-		d.mustHave(t, 2, maxRefusals+1)
-		stop()
-		close(d.endHandle)
-		close(d.endLeave)
 	})
 }
 
-// Wait returns as soon as the last conversation, or leave, is over.
-func TestWait(t *testing.T) {
+// Nobody waits for too many from another address: past a thousand of them they are
+// let go without a word.
+func TestTooManyDoNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stay := func(d time.Duration) func(net.Conn) {
-			return func(conn net.Conn) { time.Sleep(d); conn.Close() }
+		d := newDesk(t, 0, 1)
+		d.come(1001, "10.0.0.7:1")
+		if _, err := d.visit("10.0.0.7:1").Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("one too many gets %v, want that the connection is closed", err)
 		}
-		s := &Server{Handle: stay(3 * time.Second), Refuse: stay(5 * time.Second), Max: 1}
-		ln := newFake()
-		_, stop := serve(t, s, ln)
-		wait := func(want time.Duration) {
-			t.Helper()
-			start := time.Now()
-			s.Wait()
-			if took := time.Since(start); took != want {
-				t.Errorf("Wait took %v, want %v", took, want)
-			}
-		}
-		wait(0) // nobody is there
-		ln.connect()
-		ln.connect()
-		stop()
-		wait(5 * time.Second)
-		wait(0)
+		d.mustHave(t, 1, 0, 1000)
+		d.come(1, "10.0.0.8:1")
+		d.leave(2)
+		d.come(2, "10.0.0.7:1")
+		d.mustHave(t, 3, 0, 1001)
 	})
 }

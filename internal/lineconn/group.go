@@ -2,16 +2,83 @@ package lineconn
 
 import (
 	"container/list"
-	"fmt"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 )
 
+// A message is what is written as a whole. Connections may share one and its
+// bytes: nobody changes them.
+type message struct {
+	parts       [][]byte
+	cost        int  // what it counts of MaxWaiting
+	replaceable bool // dropped if another one is queued before it is begun to be written
+}
+
+// textMessage is a message of one text.
+func textMessage(text string) *message {
+	return &message{parts: [][]byte{[]byte(text)}, cost: messageCost + len(text)}
+}
+
+// A Notice is a text for many peers. With each prompt that follows it, it is made
+// up once, and shared by all who are at that prompt.
+type Notice struct {
+	message // without a prompt
+
+	mu   sync.Mutex
+	made map[string]*message // by prompt
+}
+
+// joined is up to how many bytes are joined, so that a peer gets them with its prompt in one write.
+const joined = 16 << 10
+
+// NewNotice makes a notice of a text in parts, whose bytes nobody changes any more.
+func NewNotice(parts ...[]byte) *Notice {
+	n := &Notice{message: message{parts: parts, cost: messageCost}, made: map[string]*message{}}
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	if size <= joined {
+		n.parts = [][]byte{slices.Concat(parts...)}
+		n.cost += size
+	}
+	return n
+}
+
+// NewStatus makes a notice that takes the place of an older status that is not
+// yet begun to be written.
+func NewStatus(parts ...[]byte) *Notice {
+	n := NewNotice(parts...)
+	n.replaceable = true
+	return n
+}
+
+// before returns the message of n and a prompt.
+func (n *Notice) before(prompt string) *message {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.made[prompt]
+	if m == nil {
+		m = &message{parts: slices.Clone(n.parts), cost: n.cost + len(prompt), replaceable: n.replaceable}
+		if last := &m.parts[len(m.parts)-1]; len(*last) <= joined {
+			*last = slices.Concat(*last, []byte(prompt))
+		} else {
+			m.parts = append(m.parts, []byte(prompt))
+		}
+		if m.replaceable {
+			m.cost = 0
+		}
+		n.made[prompt] = m
+	}
+	return m
+}
+
 // Group is the connections that hear of the same things. Each has a prompt, the
 // question its peer is at, which follows whatever it is told. A Group has one
-// owner, who alone sets the prompts of its members; a member's reader may Tell and
-// Ask as long as the owner does not set its prompt meanwhile. No method of a Group waits.
+// owner, who alone sets the prompts of its members; others may Tell and Show
+// a member something as long as the owner does not set its prompt meanwhile. No method
+// of a Group waits.
 type Group struct {
 	// Due rings when Broadcast has somebody to send to.
 	Due *time.Timer
@@ -20,7 +87,7 @@ type Group struct {
 	members *list.List // of *Conn, in the order in which their broadcasts are due
 }
 
-// membership is a Conn's place in its group, and its owner's.
+// membership is a Conn's place in its group.
 type membership struct {
 	prompt string
 	place  *list.Element // nil: in no group
@@ -33,6 +100,9 @@ func NewGroup(every time.Duration) *Group {
 	return &Group{Due: time.NewTimer(every), every: every, members: list.New()}
 }
 
+// SetPrompt makes prompt what follows whatever c is told from now on.
+func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
+
 // Add makes c a member.
 func (g *Group) Add(c *Conn) {
 	c.due = time.Now().Add(g.every)
@@ -42,8 +112,8 @@ func (g *Group) Add(c *Conn) {
 	}
 }
 
-// Remove ends c's membership and reports whether it had one.
-func (g *Group) Remove(c *Conn) bool {
+// Leave ends c's membership and reports whether it had one.
+func (g *Group) Leave(c *Conn) bool {
 	if c.place == nil {
 		return false
 	}
@@ -52,13 +122,12 @@ func (g *Group) Remove(c *Conn) bool {
 	return true
 }
 
-// Announce tells every member but except text, then its prompt.
-func (g *Group) Announce(text string, except *Conn) {
-	message := prompted([][]byte{[]byte(text)}, false)
+// Announce shows the notice to every member but except.
+func (g *Group) Announce(n *Notice, except *Conn) {
 	// All are queued before the first is written to, so that the first and the last hear it close together.
 	ready := make([]*Conn, 0, g.members.Len())
 	for e := g.members.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*Conn); c != except && c.queueUp(message(c.prompt)) {
+		if c := e.Value.(*Conn); c != except && c.queueUp(n.before(c.prompt), false) {
 			ready = append(ready, c)
 		}
 	}
@@ -67,71 +136,26 @@ func (g *Group) Announce(text string, except *Conn) {
 	}
 }
 
-// Broadcast tells the members for whom it is time what parts make up, then
-// their prompts. It replaces an older broadcast that a member has not been sent
-// any of yet.
-func (g *Group) Broadcast(parts ...[]byte) {
+// Broadcast shows the notice, a status, to the members for whom it is time.
+func (g *Group) Broadcast(n *Notice) {
 	now := time.Now()
-	message := prompted(parts, true)
 	for e := g.members.Front(); e != nil; e = g.members.Front() {
 		c := e.Value.(*Conn)
 		if c.due.After(now) {
 			g.Due.Reset(c.due.Sub(now))
 			return
 		}
-		c.Send(message(c.prompt))
+		c.Show(n)
 		c.due = now.Add(g.every)
 		g.members.MoveToBack(e)
 	}
 }
 
-// Dismiss sends every member its last words and finishes with it.
-func (g *Group) Dismiss(words string) {
-	m := Text(words)
+// End has every member leave, with these last words.
+func (g *Group) End(words string) {
 	for e := g.members.Front(); e != nil; e = g.members.Front() {
 		c := e.Value.(*Conn)
-		c.Send(m)
-		c.Finish()
-		g.Remove(c)
-	}
-}
-
-// prompted returns a function that makes messages of parts and a prompt: one
-// message for each prompt, however many connections are sent it, and one copy of the
-// parts, of all but the last, for them all.
-func prompted(parts [][]byte, replaceable bool) func(prompt string) *Message {
-	made := map[string]*Message{}
-	return func(prompt string) *Message {
-		m := made[prompt]
-		if m == nil {
-			m = &Message{Parts: slices.Clone(parts), Replaceable: replaceable}
-			last := &m.Parts[len(parts)-1]
-			*last = slices.Concat(*last, []byte(prompt))
-			made[prompt] = m
-		}
-		return m
-	}
-}
-
-// SetPrompt makes prompt what follows whatever c is told from now on.
-func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
-
-// Tell sends c a text, formatted as by fmt.Sprintf, then its prompt.
-func (c *Conn) Tell(format string, args ...any) {
-	c.Send(Text(fmt.Sprintf(format, args...) + c.prompt))
-}
-
-// Ask returns the next line that is not empty, without the spaces around it, once
-// the peer has taken all that it was told; an empty line gets the prompt again.
-// It fails as ReadLine does.
-func (c *Conn) Ask() (typed string, err error) {
-	for {
-		c.Flush()
-		typed, err = c.ReadLine()
-		typed = strings.TrimSpace(typed)
-		if typed != "" || err != nil {
-			return typed, err
-		}
-		c.Send(Text(c.prompt))
+		g.Leave(c)
+		c.End(words)
 	}
 }

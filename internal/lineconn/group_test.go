@@ -1,8 +1,10 @@
 package lineconn
 
 import (
+	"bytes"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,26 +16,27 @@ type member struct {
 	heard []byte
 }
 
-// taken returns what m heard since the last call.
-func (m *member) taken() string {
+// expect checks what m heard since the last call.
+func (m *member) expect(t *testing.T, want string) {
+	t.Helper()
 	synctest.Wait()
-	text := string(m.heard)
+	if string(m.heard) != want {
+		t.Errorf("heard %q, want %q", m.heard, want)
+	}
 	m.heard = nil
-	return text
 }
 
 // inGroup runs test with a group and a way to make members, at given prompts.
 func inGroup(t *testing.T, every time.Duration, test func(t *testing.T, g *Group, add func(prompt string) *member)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := NewWriters(1)
+		w := crew(t, 1)
 		g := NewGroup(every)
-		var all []*member
 		test(t, g, func(prompt string) *member {
 			client, server := net.Pipe()
 			m := &member{Conn: w.Conn(server)}
+			t.Cleanup(m.CutOff)
 			m.SetPrompt(prompt)
 			g.Add(m.Conn)
-			all = append(all, m)
 			go func() {
 				buf := make([]byte, 100)
 				for {
@@ -45,40 +48,44 @@ func inGroup(t *testing.T, every time.Duration, test func(t *testing.T, g *Group
 			}()
 			return m
 		})
-		for _, m := range all {
-			m.Close()
-		}
-		synctest.Wait()
-		w.Close()
 	})
 }
 
-func expect(t *testing.T, got, want string) {
-	t.Helper()
-	if got != want {
-		t.Errorf("heard %q, want %q", got, want)
-	}
-}
-
-// Everybody hears an announcement, followed by the prompt of each, but the one left out and those removed.
+// Everybody hears an announcement, followed by the prompt of each, but the one left out and those that have left.
 func TestAnnounce(t *testing.T) {
 	inGroup(t, time.Hour, func(t *testing.T, g *Group, add func(string) *member) {
 		a, b, c, gone := add("A?"), add("B?"), add(""), add("A?")
-		if !g.Remove(gone.Conn) || g.Remove(gone.Conn) {
-			t.Error("a member can be removed once")
+		if !g.Leave(gone.Conn) || g.Leave(gone.Conn) {
+			t.Error("a member can leave once")
 		}
-		g.Announce("hear ", b.Conn)
-		expect(t, a.taken(), "hear A?")
-		expect(t, b.taken(), "")
-		expect(t, c.taken(), "hear ")
-		expect(t, gone.taken(), "")
+		g.Announce(NewNotice([]byte("hear "), []byte("this ")), b.Conn)
+		a.expect(t, "hear this A?")
+		b.expect(t, "")
+		c.expect(t, "hear this ")
+		gone.expect(t, "")
 		a.SetPrompt("C?")
-		g.Announce("again ", nil)
-		expect(t, a.taken(), "again C?")
-		expect(t, b.taken(), "again B?")
+		again := NewNotice([]byte("again "))
+		g.Announce(again, nil)
+		a.expect(t, "again C?")
+		b.expect(t, "again B?")
 		a.Tell("%d%% of %s ", 5, "it")
-		expect(t, a.taken(), "5% of it C?")
+		a.expect(t, "5% of it C?")
+		gone.Show(again)
+		gone.expect(t, "again A?")
 	})
+}
+
+// All are told before the first is written to. (The test itself is the crew.)
+func TestAnnounceQueuesFirst(t *testing.T) {
+	w := &Writers{ready: make(chan []*Conn, 3)}
+	g := NewGroup(time.Hour)
+	for range 100 {
+		g.Add(w.Conn(nil))
+	}
+	g.Announce(NewNotice([]byte("all")), nil)
+	if first, second := <-w.ready, <-w.ready; len(first) != 64 || len(second) != 36 || len(w.ready) != 0 {
+		t.Errorf("the crew was handed %d and %d and more, want 64 and 36", len(first), len(second))
+	}
 }
 
 // Each member's broadcasts are due by its own clock, and Due rings for the next one.
@@ -91,54 +98,66 @@ func TestBroadcastIsDue(t *testing.T) {
 			if waited := time.Since(begun); waited != want {
 				t.Errorf("due after %v, want %v", waited, want)
 			}
-			g.Broadcast([]byte("["), []byte("x"), []byte("]"))
+			g.Broadcast(NewStatus([]byte("["), []byte("x"), []byte("]")))
 		}
 		time.Sleep(25 * time.Second) // alone
 		a := add("A?")
 		time.Sleep(3 * time.Second)
 		b := add("B?")
 		ring(7 * time.Second)
-		expect(t, a.taken(), "[x]A?")
-		expect(t, b.taken(), "")
+		a.expect(t, "[x]A?")
+		b.expect(t, "")
 		ring(3 * time.Second)
-		expect(t, a.taken(), "")
-		expect(t, b.taken(), "[x]B?")
+		a.expect(t, "")
+		b.expect(t, "[x]B?")
 		ring(7 * time.Second)
-		expect(t, a.taken(), "[x]A?")
-		g.Remove(b.Conn)
+		a.expect(t, "[x]A?")
+		g.Leave(b.Conn)
 		ring(3 * time.Second) // for nobody
 		ring(7 * time.Second)
-		expect(t, a.taken(), "[x]A?")
-		expect(t, b.taken(), "")
+		a.expect(t, "[x]A?")
+		b.expect(t, "")
 	})
 }
 
-// The parts of a broadcast but the last are the same bytes for all.
-func TestBroadcastIsShared(t *testing.T) {
-	message := prompted([][]byte{[]byte("["), []byte("x"), []byte("]")}, true)
-	a, b := message("A?"), message("B?")
-	if &a.Parts[1][0] != &b.Parts[1][0] || message("A?") != a || !a.Replaceable {
-		t.Error("not shared")
+// A notice is made up once for a prompt. Small parts are joined with it, so that they
+// are written at once; of large ones there is one copy for all.
+func TestNoticeIsShared(t *testing.T) {
+	large := bytes.Repeat([]byte("x"), 16<<10+1)
+	for _, n := range []*Notice{NewNotice(nil, large), NewNotice(large, []byte("]")), NewStatus([]byte("["), large, []byte("]"))} {
+		a, b := n.before("A?"), n.before("B?")
+		i := 0
+		for len(a.parts[i]) < len(large) {
+			i++
+		}
+		if &a.parts[i][0] != &large[0] || &b.parts[i][0] != &large[0] || n.before("A?") != a {
+			t.Error("not shared")
+		}
+		if text := string(bytes.Join(a.parts, nil)); !strings.HasSuffix(text, "A?") || strings.Contains(text, "B?") {
+			t.Errorf("the text is %s", short(text))
+		}
 	}
-	if string(a.Parts[2]) != "]A?" || string(b.Parts[2]) != "]B?" {
-		t.Errorf("the prompts are %q and %q", a.Parts[2], b.Parts[2])
+	for _, n := range []*Notice{NewNotice(), NewNotice(large[:8<<10], large[:8<<10]), NewStatus([]byte("["), []byte("]"))} {
+		if m := n.before("A?"); len(m.parts) != 1 || n.before("A?") != m {
+			t.Errorf("%d parts, or not shared", len(m.parts))
+		}
 	}
 }
 
-// Dismiss is the end for all members.
-func TestDismiss(t *testing.T) {
+// End is the end for all members.
+func TestGroupEnd(t *testing.T) {
 	inGroup(t, time.Hour, func(t *testing.T, g *Group, add func(string) *member) {
 		a, b := add("A?"), add("B?")
-		g.Dismiss("bye")
+		g.End("bye")
 		for _, m := range []*member{a, b} {
-			expect(t, m.taken(), "bye")
-			if _, err := m.ReadLine(); err == nil || err == io.EOF {
-				t.Errorf("reading goes on: %v", err)
+			m.expect(t, "bye")
+			if _, err := m.Ask(); err == nil || err == io.EOF {
+				t.Errorf("asking goes on: %v", err)
 			}
-			if g.Remove(m.Conn) {
+			if g.Leave(m.Conn) {
 				t.Error("still a member")
 			}
-			m.Hangup()
+			m.Close()
 		}
 	})
 }

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"reflect"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,33 +33,39 @@ func pipe(t *testing.T, w *Writers) (*Conn, net.Conn) {
 	t.Helper()
 	ours, peer := net.Pipe()
 	c := w.Conn(ours)
-	t.Cleanup(func() { c.Close(); peer.Close() })
+	t.Cleanup(func() { c.CutOff(); peer.Close() })
 	return c, peer
 }
 
-// tcp is both ends of a connection over 127.0.0.1, with small buffers. The
-// peer's deadline only makes a broken test end.
+// tcp is both ends of a connection that Listen made over 127.0.0.1. The peer's
+// deadline only makes a broken test end.
 func tcp(t *testing.T) (ours, peer *net.TCPConn) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	d, err := net.Dial("tcp", ln.Addr().String())
+	defer l.Close()
+	d, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := ln.Accept()
-	if err != nil {
+	if ours, err = l.AcceptTCP(); err != nil {
 		t.Fatal(err)
 	}
-	ours, peer = a.(*net.TCPConn), d.(*net.TCPConn)
-	ours.SetWriteBuffer(32 << 10)
+	peer = d.(*net.TCPConn)
 	peer.SetReadBuffer(128 << 10)
 	peer.SetDeadline(time.Now().Add(time.Minute))
 	t.Cleanup(func() { ours.Close(); peer.Close() })
 	return ours, peer
+}
+
+// typeIn has peer write pieces, a write each, and end.
+func typeIn(peer net.Conn, pieces ...string) {
+	for _, p := range pieces {
+		io.WriteString(peer, p)
+	}
+	peer.Close()
 }
 
 // mustRead reads len(want) bytes from peer, which must be want.
@@ -91,7 +95,7 @@ func short(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// mustErr checks why c is closed.
+// mustErr checks why c is of no use any more.
 func mustErr(t *testing.T, c *Conn, want error) {
 	t.Helper()
 	if err := c.Err(); !errors.Is(err, want) {
@@ -99,440 +103,240 @@ func mustErr(t *testing.T, c *Conn, want error) {
 	}
 }
 
-// goroutines counts what connections have running in this bubble, without
+// mustBeIdle checks that no connection in this bubble has a goroutine running, beside
 // the crew and what the test started itself.
-func goroutines() int {
+func mustBeIdle(t *testing.T) {
+	t.Helper()
+	synctest.Wait()
 	buf := make([]byte, 4<<20)
-	count := 0
 	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		if strings.Contains(stack, "synctest bubble") && strings.Contains(stack, "created by proofofstake/internal/lineconn.(*") {
-			count++
-		}
-	}
-	return count
-}
-
-// answer is what ReadLine returned.
-type answer struct {
-	line string
-	err  error
-}
-
-func (a answer) String() string { return fmt.Sprintf("%s, %v", short(a.line), a.err) }
-
-// readAll returns what ReadLine returns up to the first error that is not
-// ErrTooLong, which is the second result.
-func readAll(c *Conn) (answers []answer, end error) {
-	for {
-		line, err := c.ReadLine()
-		if err != nil && err != ErrTooLong {
-			return answers, err
-		}
-		answers = append(answers, answer{line, err})
-	}
-}
-
-// split cuts input in pieces of the given sizes, in turns.
-func split(input string, sizes ...int) (pieces []string) {
-	for i := 0; input != ""; i++ {
-		n := min(max(sizes[i%len(sizes)], 1), len(input))
-		pieces = append(pieces, input[:n])
-		input = input[n:]
-	}
-	return pieces
-}
-
-// writeAll writes pieces to peer, a write each, and ends it.
-func writeAll(peer net.Conn, pieces []string) {
-	for _, p := range pieces {
-		io.WriteString(peer, p)
-	}
-	peer.Close()
-}
-
-// ---- ReadLine ----
-
-func TestReadLine(t *testing.T) {
-	x := func(n int) string { return strings.Repeat("x", n) }
-	tooLong := answer{x(MaxLine), ErrTooLong}
-	tests := []struct {
-		name, input string
-		want        []answer
-	}{
-		{"nothing", "", nil},
-		{"one line", "hello\n", []answer{{"hello", nil}}},
-		{"an empty line", "\n", []answer{{"", nil}}},
-		{"several lines at once", "100\n72\n\n  73 \n", []answer{{"100", nil}, {"72", nil}, {"", nil}, {"  73 ", nil}}},
-		{"telnet's CR", "a\r\n\r\nb\r\n", []answer{{"a", nil}, {"", nil}, {"b", nil}}},
-		{"only one CR, and only before the newline", "\ra\r\r\n", []answer{{"\ra\r", nil}}},
-		{"a last line without a newline", "a\nb", []answer{{"a", nil}, {"b", nil}}},
-		{"a last line with a CR only", "a\nb\r", []answer{{"a", nil}, {"b", nil}}},
-		{"NUL and other bytes", "\x00a\x00\n\xff\xfe\x1b[2J\n", []answer{{"\x00a\x00", nil}, {"\xff\xfe\x1b[2J", nil}}},
-		{"as long as the buffer", x(readBuffer) + "\n" + x(readBuffer-1) + "\n" + x(readBuffer), []answer{{x(readBuffer), nil}, {x(readBuffer - 1), nil}, {x(readBuffer), nil}}},
-		{"1024 bytes", x(1024) + "\nok\n", []answer{{x(1024), nil}, {"ok", nil}}},
-		{"1024 bytes and CRLF", x(1024) + "\r\nok\n", []answer{{x(1024), nil}, {"ok", nil}}},
-		{"1024 bytes at the end", x(1024), []answer{{x(1024), nil}}},
-		{"1024 bytes and a CR at the end", x(1024) + "\r", []answer{{x(1024), nil}}},
-		{"1025 bytes", x(1025) + "\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"1025 bytes and CRLF", x(1025) + "\r\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"1024 bytes and two CRs", x(1024) + "\r\r\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"1025 bytes at the end", x(1025), []answer{tooLong}},
-		{"1088 bytes", x(1088) + "\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"a very long line", x(10000) + "\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"a very long line to the end", x(10000), []answer{tooLong}},
-		{"two long lines", x(3000) + "\n" + x(3000) + "\nok", []answer{tooLong, tooLong, {"ok", nil}}},
-	}
-	for _, tt := range tests {
-		for _, size := range []int{1, 7, 64, 65, 1 << 20} { // how the input is split makes no difference
-			t.Run(fmt.Sprintf("%s/by %d", tt.name, size), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					c, peer := pipe(t, crew(t, 1))
-					go writeAll(peer, split(tt.input, size))
-					got, end := readAll(c)
-					if !reflect.DeepEqual(got, tt.want) {
-						t.Errorf("got %v, want %v", got, tt.want)
-					}
-					if end != io.EOF {
-						t.Errorf("it ended with %v, want EOF", end)
-					}
-				})
-			})
+			t.Errorf("a goroutine is left:\n%s", stack)
 		}
 	}
 }
 
-// An endless line is answered once, while it is still coming; what follows is
-// dropped up to the newline, and costs no memory.
-func TestReadLineEndless(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		var pieces atomic.Int64
-		const total = 8 << 10 // of 64 bytes: 512 KiB
-		go func() {
-			piece := bytes.Repeat([]byte("x"), 64)
-			for range total {
-				pieces.Add(1)
-				peer.Write(piece)
-			}
-			io.WriteString(peer, "\nok\n")
-		}()
+// status is a status of a text.
+func status(text string) *Notice { return NewStatus([]byte(text)) }
 
-		line, err := c.ReadLine()
-		if err != ErrTooLong || line != strings.Repeat("x", MaxLine) {
-			t.Fatalf("got %v, want the first %d bytes, and ErrTooLong", answer{line, err}, MaxLine)
-		}
-		if n := pieces.Load(); n > MaxLine/64+3 {
-			t.Errorf("the answer came only after %d bytes", n*64)
-		}
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		line, err = c.ReadLine()
-		runtime.ReadMemStats(&after)
-		if line != "ok" || err != nil {
-			t.Errorf("after the long line: %v, want \"ok\"", answer{line, err})
-		}
-		if used := after.TotalAlloc - before.TotalAlloc; used > total*64/4 {
-			t.Errorf("to drop %d bytes took %d bytes of memory", total*64, used)
-		}
-	})
-}
-
-// Whoever sends more than a person is slowed down to one read each pause; who
-// has been quiet has earned a burst again, but never more than one.
-func TestReadLinePace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		go func() { // as many lines as the reader takes
-			for _, err := io.WriteString(peer, "1\n"); err == nil; _, err = io.WriteString(peer, "1\n") {
-			}
-		}()
-		read := func(lines int, want time.Duration) {
-			t.Helper()
-			start := time.Now()
-			for range lines {
-				if line, err := c.ReadLine(); line != "1" || err != nil {
-					t.Fatalf("got %v", answer{line, err})
-				}
-			}
-			if took := time.Since(start); took != want {
-				t.Errorf("%d lines took %v, want %v", lines, took, want)
-			}
-		}
-		read(100, 0)
-		read(1, 20*time.Millisecond)
-		read(49, 49*20*time.Millisecond)
-		time.Sleep(time.Second)
-		read(50, 0)
-		read(10, 10*20*time.Millisecond)
-		time.Sleep(time.Hour)
-		read(100, 0)
-		read(50, time.Second)
-	})
-}
-
-// What is dropped of a long line is slowed down as well.
-func TestReadLinePaceOfDropped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		go writeAll(peer, []string{strings.Repeat("x", 200*readBuffer) + "\n"})
-		start := time.Now()
-		if _, err := c.ReadLine(); err != ErrTooLong {
-			t.Fatal(err)
-		}
-		if _, err := c.ReadLine(); err != io.EOF {
-			t.Fatal(err)
-		}
-		// 200 full buffers and the newline: 101 pieces beyond the burst.
-		if took, want := time.Since(start), 101*pause; took != want {
-			t.Errorf("it took %v, want %v", took, want)
-		}
-	})
-}
-
-// script is a connection from which pieces are read, one after the other.
-type script struct {
-	net.Conn
-	pieces []string
-}
-
-func (s *script) Read(p []byte) (int, error) {
-	if len(s.pieces) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, s.pieces[0])
-	if s.pieces[0] = s.pieces[0][n:]; s.pieces[0] == "" {
-		s.pieces = s.pieces[1:]
-	}
-	return n, nil
-}
-
-// FuzzReadLine compares ReadLine with a plain reading of the whole input,
-// however that is split. (Go spends most of its time on minimizing, without
-// -fuzzminimizetime 20x.)
-func FuzzReadLine(f *testing.F) {
-	long := bytes.Repeat([]byte("x"), MaxLine)
-	f.Add([]byte("100\n72\r\n\nlast"), []byte{1})
-	f.Add([]byte{}, []byte{})
-	f.Add(append(long, "\r\n1\n"...), []byte{64})
-	f.Add(append(long, "\r\r\n1\n"...), []byte{255})
-	f.Add(bytes.Repeat(append(long, 'y'), 3), []byte{3, 200, 64})
-	f.Add([]byte("\r\n\x00\n\r"), []byte{2, 1})
-	f.Fuzz(func(t *testing.T, input, sizes []byte) {
-		var want []answer
-		for rest := string(input); rest != ""; {
-			var line string
-			line, rest, _ = strings.Cut(rest, "\n")
-			line = strings.TrimSuffix(line, "\r")
-			if len(line) > MaxLine {
-				want = append(want, answer{line[:MaxLine], ErrTooLong})
-			} else {
-				want = append(want, answer{line, nil})
-			}
-		}
-		cuts := []int{1 << 20}
-		for i, size := range sizes {
-			cuts = append(cuts[:i], int(size))
-		}
-		synctest.Test(t, func(t *testing.T) { // for the pauses
-			got, end := readAll(new(Writers).Conn(&script{pieces: split(string(input), cuts...)}))
-			if end != io.EOF || !reflect.DeepEqual(got, want) {
-				t.Errorf("of %q in pieces of %v: got %v and %v, want %v and EOF", input, cuts, got, end, want)
-			}
-		})
-	})
-}
-
-// ---- Send ----
+// ---- Output ----
 
 // Messages arrive whole and in order, whatever parts they have; a message
 // without a byte holds up nothing.
-func TestSendOrder(t *testing.T) {
+func TestTellOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := pipe(t, crew(t, 1))
-		parts := func(parts ...string) *Message {
-			m := new(Message)
-			for _, p := range parts {
-				m.Parts = append(m.Parts, []byte(p))
-			}
-			return m
-		}
-		for _, m := range []*Message{
-			Text("one"), parts("[", "1,2,3", "]"), parts(), Text(""), parts("", "", "two", "", "three", ""), parts("", ""), Text("end"),
-		} {
-			c.Send(m)
-		}
-		mustRead(t, peer, "one[1,2,3]twothreeend")
-		c.Send(Text(""))
+		large := strings.Repeat("0123456789", 20000)
+		c.Tell("one")
+		c.Show(NewNotice([]byte("["), nil, []byte("1,2,3"), []byte("]")))
+		c.Show(NewNotice())
+		c.Tell("")
+		c.Show(NewNotice(nil, []byte("<"), nil, []byte(large), []byte(large), nil))
+		c.Tell("end")
+		mustRead(t, peer, "one[1,2,3]<"+large+large+"end")
+		c.Tell("")
 		c.Flush()
-		c.Send(Text("more"))
+		c.Tell("more")
 		mustRead(t, peer, "more")
-		c.Finish()
-		c.Hangup()
-		mustReadAll(t, peer, "")
 	})
 }
 
-// What is sent while a message is half written comes after it.
-func TestSendNotInterleaved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 2))
-		a := strings.Repeat("a", 3*writeSize)
-		c.Send(&Message{Parts: [][]byte{[]byte(a), []byte("A")}})
-		mustRead(t, peer, a[:writeSize+1])
-		c.Send(Text("bb"))
-		synctest.Wait()
-		mustRead(t, peer, a[writeSize+1:]+"Abb")
-	})
-}
-
-// Connections share a message: nobody changes its bytes or its parts, and each
-// of them gets all of it, however fast it reads.
-func TestSendShared(t *testing.T) {
+// Connections share a notice: each gets all of it, however fast it reads, what
+// is told meanwhile comes after it, and nobody changes its bytes.
+func TestShowShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := crew(t, 2)
-		text := strings.Repeat("0123456789", writeSize/4)
-		m := &Message{Parts: [][]byte{[]byte("<"), []byte(text), nil, []byte(">")}, Replaceable: true}
+		text := strings.Repeat("0123456789", 20000)
+		n := NewNotice([]byte("<"), []byte(text), nil, []byte(">"))
 		var all sync.WaitGroup
 		for i := range 5 {
 			c, peer := pipe(t, w)
+			c.SetPrompt("?")
 			all.Go(func() {
-				time.Sleep(time.Duration(i) * time.Second)
-				got := make([]byte, len(text)+2)
-				if _, err := io.ReadFull(peer, got); err != nil || string(got) != "<"+text+">" {
-					t.Errorf("connection %d got %s, %v", i, short(string(got)), err)
+				time.Sleep(time.Second) // so that all show it at once
+				c.Show(n)
+				c.Tell("more")
+				for piece := range strings.SplitAfterSeq("<"+text+">?more?", "0000") {
+					time.Sleep(time.Duration(i) * time.Second)
+					mustRead(t, peer, piece)
+					if len(piece) == 5 {
+						c.Tell("more")
+					}
 				}
 			})
-			c.Send(m)
 		}
 		all.Wait()
-		if want := [][]byte{[]byte("<"), []byte(text), nil, []byte(">")}; !reflect.DeepEqual(m.Parts, want) {
-			t.Error("the message was modified")
+		if !reflect.DeepEqual(n.parts, [][]byte{[]byte("<"), []byte(text), nil, []byte(">")}) {
+			t.Error("the notice was modified")
 		}
 	})
 }
 
-// Send does not wait for a peer that reads nothing. MaxWaiting messages may
-// wait for it; with one more it is cut off.
-func TestSendMaxWaiting(t *testing.T) {
+// To send does not wait for a peer that reads nothing, and 256 KiB may wait for it;
+// with more it is cut off.
+func TestMaxWaiting(t *testing.T) {
+	huge := NewNotice(bytes.Repeat([]byte("x"), 1<<20))
+	tests := []struct {
+		name        string
+		send        func(c *Conn)
+		least, most int // of them may wait
+	}{
+		{"bytes", func(c *Conn) { c.Tell("%01000d", 0) }, 200, 262},
+		{"notices", func(c *Conn) { c.Show(NewNotice(make([]byte, 1000))) }, 200, 262},
+		{"prompts", func(c *Conn) { c.SetPrompt(strings.Repeat("?", 1000)); c.Show(huge) }, 200, 262},
+		{"small messages", func(c *Conn) { c.Tell("x") }, 1000, 3000}, // each takes some 100 bytes
+		{"references", func(c *Conn) { c.Show(huge) }, 1000, 3000},
+		{"a large text", func(c *Conn) { c.Tell("%0260000d", 0) }, 1, 1},
+		{"a larger text", func(c *Conn) { c.Tell("%0262145d", 0) }, 0, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, peer := pipe(t, crew(t, 1))
+				start := time.Now()
+				n := -1
+				for ; c.Err() == nil; n++ {
+					tt.send(c)
+				}
+				if n < tt.least || n > tt.most {
+					t.Errorf("%d messages waited, want %d to %d", n, tt.least, tt.most)
+				}
+				c.Tell("no harm")
+				c.Flush() // nothing to wait for
+				mustReadAll(t, peer, "")
+				c.CutOff()
+				mustErr(t, c, ErrNotReading) // the first reason stays
+				mustBeIdle(t)
+				if took := time.Since(start); took != 0 {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// What has been taken does not count any more.
+func TestMaxWaitingIsFreed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := pipe(t, crew(t, 1))
-		start := time.Now()
-		m := Text("x")
-		for range MaxWaiting {
-			c.Send(m)
+		for range 10 {
+			for range 2 {
+				c.Tell("%0100000d", 0)
+			}
+			mustRead(t, peer, strings.Repeat("0", 200000))
+			c.Flush()
 		}
-		synctest.Wait()
 		mustErr(t, c, nil)
-		c.Send(m)
-		mustErr(t, c, ErrNotReading)
-		if took := time.Since(start); took != 0 {
-			t.Errorf("Send took %v", took)
-		}
-		c.Send(m) // no harm
-		c.Flush() // nothing to wait for
-		mustReadAll(t, peer, "")
-		c.Close()
-		mustErr(t, c, ErrNotReading) // the first reason stays
-		synctest.Wait()
-		if n := goroutines(); n != 0 {
-			t.Errorf("%d goroutines are left", n)
-		}
 	})
 }
 
-// A peer that reads nothing is cut off after Patience; meanwhile the others get
+// A peer that takes nothing is cut off after 10 s; meanwhile the others get
 // theirs at once, even from a crew of one.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := crew(t, 1)
 		stuck, _ := pipe(t, w)
 		other, peer := pipe(t, w)
-		m := Text("the same for all\n")
-		stuck.Send(m)
+		n := NewNotice([]byte("the same for all\n"))
+		stuck.Show(n)
 		synctest.Wait()
 		start := time.Now()
-		other.Send(m)
+		other.Show(n)
 		mustRead(t, peer, "the same for all\n")
 		if took := time.Since(start); took != 0 {
 			t.Errorf("the other waited %v", took)
 		}
-		time.Sleep(Patience - time.Nanosecond)
+		time.Sleep(30*time.Second - time.Nanosecond)
 		synctest.Wait()
 		mustErr(t, stuck, nil)
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		mustErr(t, stuck, ErrNotReading)
-		if line, err := stuck.ReadLine(); err == nil {
-			t.Errorf("ReadLine of a connection that is cut off returns %q", line)
+		if typed, err := stuck.Ask(); err != ErrNotReading {
+			t.Errorf("Ask of a connection that is cut off returns %q, %v", typed, err)
 		}
 		mustErr(t, other, nil)
-		if n := goroutines(); n != 0 {
-			t.Errorf("%d goroutines are left", n)
-		}
+		mustBeIdle(t)
 	})
 }
 
-// A slow peer that reads steadily gets a message of any size, even if that takes
-// many times Patience; with one byte too few in that time it is cut off.
-func TestPatienceWithSlowReader(t *testing.T) {
+// A status that is begun is finished at the pace of the peer, however slow: a byte
+// every 10 s is enough, and meanwhile only the newest other waits. It has to be
+// a byte every 10 s.
+func TestPatienceWithSlowPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := pipe(t, crew(t, 1))
-		var text []byte
-		for i := 0; len(text) < 3<<20; i++ {
-			text = append(strconv.AppendInt(text, int64(i), 10), ' ')
+		text := strings.Repeat("0123456789", 300<<10)
+		c.Show(status(text))
+		for i := range 100 {
+			time.Sleep(30*time.Second - time.Millisecond)
+			mustRead(t, peer, text[i:i+1])
+			for range 100 {
+				c.Show(status(fmt.Sprintf("the newest is %d!", i)))
+			}
 		}
+		mustRead(t, peer, text[100:]+"the newest is 99")
 		start := time.Now()
-		c.Send(&Message{Parts: [][]byte{text}})
-		want := string(text)
-		for len(want) > 0 {
-			time.Sleep(Patience - time.Millisecond)
-			n := min(writeSize, len(want))
-			mustRead(t, peer, want[:n])
-			want = want[n:]
-		}
 		c.Flush()
-		mustErr(t, c, nil)
-		if took := time.Since(start); took < 10*Patience {
-			t.Fatalf("the reader was not slow: %v", took)
-		}
-
-		c.Send(&Message{Parts: [][]byte{text}})
-		mustRead(t, peer, string(text[:writeSize-1]))
-		time.Sleep(Patience)
-		synctest.Wait()
 		mustErr(t, c, ErrNotReading)
+		if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
+			t.Errorf("it was cut off after %v, want 30 s", took)
+		}
 	})
 }
 
-// A replaceable message gives way to a newer one, unless it is begun. All other
-// messages stay, in their order.
-func TestReplaceable(t *testing.T) {
-	status := func(s string) *Message { return &Message{Parts: [][]byte{[]byte(s)}, Replaceable: true} }
+// stopped is a connection of a process that is stopped for 40 s in its first write.
+type stopped struct {
+	net.Conn
+	once sync.Once
+}
+
+func (s *stopped) Write(p []byte) (int, error) {
+	s.once.Do(func() { time.Sleep(40 * time.Second) })
+	return s.Conn.Write(p)
+}
+
+// Time in which the process did not run is not the peer's fault.
+func TestPatienceWhenStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, peer := net.Pipe()
+		c := crew(t, 1).Conn(&stopped{Conn: ours})
+		c.Tell("hello")
+		time.Sleep(48 * time.Second)
+		mustRead(t, peer, "hello")
+		c.Flush()
+		mustErr(t, c, nil)
+	})
+}
+
+// A status gives way to a newer one, unless it is begun. All other messages
+// stay, in their order.
+func TestStatus(t *testing.T) {
+	begun := NewNotice([]byte("(begun)"))
+	text := func(s string) *Notice { return NewNotice([]byte(s)) }
 	tests := []struct {
 		name  string
-		begun *Message // half of it is read before the others are sent
-		sent  []*Message
+		begun *Notice // half of it is read before the others are sent
+		sent  []*Notice
 		want  string
 	}{
-		{"not begun", Text("(begun)"), []*Message{status("old"), status("new")}, "(begun)new"},
-		{"begun", status("(begun)"), []*Message{status("old"), status("new")}, "(begun)new"},
+		{"not begun", begun, []*Notice{status("old"), status("new")}, "(begun)new"},
+		{"begun", status("(begun)"), []*Notice{status("old"), status("new")}, "(begun)new"},
 		{"others keep their order", status("(begun)"),
-			[]*Message{Text("a"), status("1"), Text("b"), status("2"), Text("c"), Text("d"), status("3"), Text("e")}, "(begun)abcd3e"},
-		{"another message replaces nothing", Text("(begun)"), []*Message{status("1"), Text("a")}, "(begun)1a"},
-		{"in parts", &Message{Parts: [][]byte{nil, []byte("(be"), []byte("gun)")}, Replaceable: true},
-			[]*Message{status("1"), status("2")}, "(begun)2"},
+			[]*Notice{text("a"), status("1"), text("b"), status("2"), text("c"), text("d"), status("3"), text("e")}, "(begun)abcd3e"},
+		{"another message replaces nothing", begun, []*Notice{status("1"), text("a")}, "(begun)1a"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, peer := pipe(t, crew(t, 1))
-				c.Send(tt.begun)
+				c.Show(tt.begun)
 				mustRead(t, peer, "(")
-				for _, m := range tt.sent {
-					c.Send(m)
+				for _, n := range tt.sent {
+					c.Show(n)
 				}
-				c.Finish()
-				go c.Hangup()
+				c.End("")
+				go c.Close()
 				mustReadAll(t, peer, tt.want[1:])
 			})
 		})
@@ -541,14 +345,14 @@ func TestReplaceable(t *testing.T) {
 
 // What has not reached the crew is not begun, and neither is a status that
 // comes after a message that was. (The test itself is the crew.)
-func TestReplaceableBeforeCrew(t *testing.T) {
+func TestStatusBeforeCrew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &Writers{ready: make(chan []*Conn, 1)}
 		c, peer := pipe(t, w)
 		for range 2 {
-			c.Send(&Message{Parts: [][]byte{[]byte("old")}, Replaceable: true})
-			c.Send(&Message{Parts: [][]byte{[]byte("new")}, Replaceable: true})
-			c.Send(Text("."))
+			c.Show(status("old"))
+			c.Show(status("new"))
+			c.Tell(".")
 			go (<-w.ready)[0].writePatiently()
 			mustRead(t, peer, "new.")
 			synctest.Wait()
@@ -556,32 +360,17 @@ func TestReplaceableBeforeCrew(t *testing.T) {
 	})
 }
 
-// A peer is not cut off for statuses that replace one another.
-func TestReplaceableDoNotCollect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		c.Send(Text("("))
-		for i := range 2 * MaxWaiting {
-			c.Send(&Message{Parts: [][]byte{fmt.Append(nil, i)}, Replaceable: true})
-		}
-		mustErr(t, c, nil)
-		c.Finish()
-		go c.Hangup()
-		mustReadAll(t, peer, fmt.Sprint("(", 2*MaxWaiting-1))
-	})
-}
-
 // A message that finds no place at the crew is written nevertheless.
-func TestSendWithoutPlace(t *testing.T) {
+func TestTellWithoutPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := pipe(t, &Writers{ready: make(chan []*Conn)}) // nobody receives
-		c.Send(Text("one "))
-		c.Send(Text("two"))
+		c.Tell("one ")
+		c.Tell("two")
 		mustRead(t, peer, "one two")
 	})
 }
 
-// ---- Flush, Finish, Hangup, Close ----
+// ---- Flush, End, Close, CutOff ----
 
 // Flush returns when the last byte is taken, not before.
 func TestFlush(t *testing.T) {
@@ -589,8 +378,8 @@ func TestFlush(t *testing.T) {
 		c, peer := pipe(t, crew(t, 1))
 		c.Flush() // nothing is sent
 		start := time.Now()
-		c.Send(Text("one "))
-		c.Send(Text("two"))
+		c.Tell("one ")
+		c.Tell("two")
 		flushed := make(chan time.Time, 1)
 		go func() { c.Flush(); flushed <- time.Now() }()
 		time.Sleep(3 * time.Second)
@@ -603,43 +392,21 @@ func TestFlush(t *testing.T) {
 	})
 }
 
-// After Finish nothing is sent any more, what was sent before it arrives, and a
-// reader that waits for a line gets an error at once.
-func TestFinish(t *testing.T) {
+// After End nothing is sent any more, and what was sent before it arrives.
+func TestEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := pipe(t, crew(t, 1))
-		ended := make(chan error)
-		go func() {
-			_, err := c.ReadLine()
-			ended <- err
-		}()
-		synctest.Wait()
-		c.Send(Text("before"))
-		start := time.Now()
-		c.Finish()
-		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 0 {
-			t.Errorf("ReadLine returned %v after %v", err, time.Since(start))
-		}
-		c.Send(Text("after"))
+		c.SetPrompt("?")
+		c.Tell("before")
+		c.End("last words")
+		c.End("more words")
+		c.Tell("after")
+		c.Show(status("after"))
 		mustErr(t, c, nil)
-		go c.Hangup()
-		mustReadAll(t, peer, "before")
+		go c.Close()
+		mustReadAll(t, peer, "before?last words")
 		synctest.Wait()
 		mustErr(t, c, net.ErrClosed)
-	})
-}
-
-// Hangup that waits for Finish goes on with it at once, though nothing is written.
-func TestFinishWakesHangup(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		go c.Hangup()
-		synctest.Wait()
-		mustErr(t, c, nil)
-		c.Finish()
-		synctest.Wait()
-		mustErr(t, c, net.ErrClosed)
-		mustReadAll(t, peer, "")
 	})
 }
 
@@ -653,6 +420,7 @@ func (p halfPipe) CloseWrite() error { close(p.ended); return nil }
 
 // isEnded reports whether the own side is ended.
 func (p halfPipe) isEnded() bool {
+	synctest.Wait()
 	select {
 	case <-p.ended:
 		return true
@@ -661,9 +429,9 @@ func (p halfPipe) isEnded() bool {
 	}
 }
 
-// Hangup waits for Finish and until the peer has all; then it ends its own side,
+// Close waits for End and until the peer has all; then it ends its own side,
 // waits a second at most for the peer to end its own, and closes.
-func TestHangup(t *testing.T) {
+func TestClose(t *testing.T) {
 	tests := []struct {
 		name string
 		peer func(peer net.Conn) // what the peer does after the last words
@@ -671,7 +439,7 @@ func TestHangup(t *testing.T) {
 	}{
 		{"a peer that stays", func(net.Conn) {}, time.Second},
 		{"a peer that leaves", func(peer net.Conn) { time.Sleep(300 * time.Millisecond); peer.Close() }, 300 * time.Millisecond},
-		{"a peer that writes and leaves", func(peer net.Conn) { writeAll(peer, []string{"more", "and more"}) }, 40 * time.Millisecond},
+		{"a peer that writes and leaves", func(peer net.Conn) { typeIn(peer, "more", "and more") }, 40 * time.Millisecond},
 		{"a peer that writes on and on", func(peer net.Conn) {
 			for _, err := peer.Write(make([]byte, 100)); err == nil; _, err = peer.Write(make([]byte, 100)) {
 			}
@@ -684,28 +452,25 @@ func TestHangup(t *testing.T) {
 				half := halfPipe{ours, make(chan struct{})}
 				c := crew(t, 1).Conn(half)
 				closed := make(chan time.Time, 1)
-				go func() { c.Hangup(); closed <- time.Now() }()
-				synctest.Wait()
-				c.Send(Text("last words"))
-				mustRead(t, peer, "last w")
+				go func() { c.Close(); closed <- time.Now() }()
 				time.Sleep(time.Second)
 				if half.isEnded() {
-					t.Fatal("the own side is ended before Finish")
+					t.Fatal("the own side is ended before End")
 				}
-				c.Finish()
+				c.End("last words")
+				mustRead(t, peer, "last w")
 				time.Sleep(time.Second)
 				if half.isEnded() {
 					t.Fatal("the own side is ended before all is written")
 				}
 				mustRead(t, peer, "ords")
 				last := time.Now()
-				synctest.Wait()
 				if !half.isEnded() {
 					t.Error("the own side is not ended")
 				}
 				tt.peer(peer)
 				// It may be in a pause when the second is over.
-				if got := (<-closed).Sub(last); got < tt.want || got > tt.want+pause {
+				if got := (<-closed).Sub(last); got < tt.want || got > tt.want+20*time.Millisecond {
 					t.Errorf("closed after %v, want %v", got, tt.want)
 				}
 				mustErr(t, c, net.ErrClosed)
@@ -714,35 +479,36 @@ func TestHangup(t *testing.T) {
 	}
 }
 
-// What a peer that has been told goodbye still sends is read at a measured pace.
-func TestHangupPace(t *testing.T) {
+// What a peer that has been told goodbye still sends is read at a measured pace,
+// which is fast enough for all that the kernel may hold of it.
+func TestClosePace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, peer := net.Pipe()
 		c := crew(t, 1).Conn(halfPipe{ours, make(chan struct{})})
-		c.Finish()
-		go c.Hangup()
+		c.End("")
+		go c.Close()
 		total := 0
 		for n, err := 0, error(nil); err == nil; total += n {
-			n, err = peer.Write(make([]byte, 1<<10))
+			n, err = peer.Write(make([]byte, 64<<10))
 		}
-		if most := int(linger/pause+1) * 4 << 10; total == 0 || total > most {
-			t.Errorf("%d bytes were read, want some, and %d at most", total, most)
+		if total < 128<<10 || total > 256<<10 {
+			t.Errorf("%d bytes were read, want 128 to 256 KiB", total)
 		}
 	})
 }
 
-// Close ends everything at once, whoever waits for whatever: it leaves no
+// CutOff ends everything at once, whoever waits for whatever: it leaves no
 // goroutine behind.
-func TestClose(t *testing.T) {
+func TestCutOff(t *testing.T) {
 	tests := []struct {
 		name string
 		wait func(c *Conn)
 	}{
 		{"nobody waits", func(*Conn) {}},
-		{"in ReadLine", func(c *Conn) { c.ReadLine() }},
+		{"in Ask", func(c *Conn) { c.Ask() }},
 		{"in Flush", func(c *Conn) { c.Flush() }},
-		{"in Hangup, before Finish", func(c *Conn) { c.Hangup() }},
-		{"in Hangup, after Finish", func(c *Conn) { c.Finish(); c.Hangup() }},
+		{"in Close, before End", func(c *Conn) { c.Close() }},
+		{"in Close, after End", func(c *Conn) { c.End("bye"); c.Close() }},
 	}
 	for _, tt := range tests {
 		for _, busy := range []bool{false, true} {
@@ -751,274 +517,101 @@ func TestClose(t *testing.T) {
 					c, peer := pipe(t, crew(t, 1))
 					if busy {
 						for range 10 {
-							c.Send(Text("nobody reads this"))
+							c.Tell("nobody reads this")
 						}
 					}
 					var waiting sync.WaitGroup
 					waiting.Go(func() { tt.wait(c) })
 					synctest.Wait()
 					start := time.Now()
-					c.Close()
-					c.Close() // no harm
+					c.CutOff()
+					c.CutOff() // no harm
 					waiting.Wait()
-					synctest.Wait()
-					if n := goroutines(); n != 0 {
-						t.Errorf("%d goroutines are left", n)
-					}
-					if took := time.Since(start); took != 0 {
-						t.Errorf("Close took %v", took)
-					}
+					mustBeIdle(t)
 					mustErr(t, c, net.ErrClosed)
-					c.Send(Text("too late"))
+					c.Tell("too late")
+					c.Close()
 					mustReadAll(t, peer, "")
+					if took := time.Since(start); took != 0 {
+						t.Errorf("it took %v", took)
+					}
 				})
 			})
 		}
 	}
 }
 
-// A connection that has nothing to say has no goroutine but its reader.
-func TestIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := crew(t, 2)
-		for range 50 {
-			c, peer := pipe(t, w)
-			go c.ReadLine()
-			c.Send(Text("hello"))
-			mustRead(t, peer, "hello")
-		}
-		synctest.Wait()
-		if n := goroutines(); n != 0 {
-			t.Errorf("50 idle connections have %d goroutines", n)
-		}
-		c, _ := pipe(t, w)
-		c.Send(Text("hello"))
-		synctest.Wait()
-		if n := goroutines(); n != 1 {
-			t.Errorf("a write that is not taken has %d goroutines, want 1", n)
-		}
-	})
-}
-
 // ---- Sockets ----
 
-// spy is a TCP connection that tells how it was written to.
-type spy struct {
-	*net.TCPConn
-	writes   atomic.Int64 // calls of Write
-	deadline atomic.Value // the last write deadline
-}
-
-func (s *spy) Write(p []byte) (int, error) {
-	s.writes.Add(1)
-	return s.TCPConn.Write(p)
-}
-
-func (s *spy) SetWriteDeadline(t time.Time) error {
-	s.deadline.Store(t)
-	return s.TCPConn.SetWriteDeadline(t)
-}
-
-// What the kernel takes at once is written by the crew itself, without a goroutine
-// and a deadline. Only what it does not take is written patiently, and after
-// that the deadline is gone: it would end the crew's later writes.
-func TestSocketWrites(t *testing.T) {
-	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" {
-		t.Skip("each write is a patient one here")
-	}
-	w := crew(t, 1)
-	ours, peer := tcp(t)
-	s := &spy{TCPConn: ours}
-	c := w.Conn(s)
-	for range 10 {
-		c.Send(Text("small"))
-	}
-	c.Flush()
-	if n := s.writes.Load(); n != 0 {
-		t.Errorf("%d writes were patient ones", n)
-	}
-	mustRead(t, peer, strings.Repeat("small", 10))
-
-	big := strings.Repeat("0123456789abcdef", 1<<20/16)
-	c.Send(Text(big))
-	c.Send(Text("the end"))
-	mustRead(t, peer, big+"the end")
-	c.Flush()
-	patient := s.writes.Load()
-	if patient == 0 {
-		t.Error("no write was a patient one")
-	}
-	if d, _ := s.deadline.Load().(time.Time); !d.IsZero() {
-		t.Errorf("the write deadline is still set: %v", d)
-	}
-	c.Send(Text("small again"))
-	c.Flush()
-	if n := s.writes.Load(); n != patient {
-		t.Errorf("%d writes were patient ones after all had been taken", n-patient)
-	}
-	mustRead(t, peer, "small again")
-}
-
-// Messages of several megabytes arrive whole at a peer that reads little by little.
-func TestSocketLargeMessages(t *testing.T) {
-	w := crew(t, 1)
-	ours, peer := tcp(t)
-	c := w.Conn(ours)
-	var parts [][]byte
-	for i := range 300 {
-		parts = append(parts, bytes.Repeat([]byte{byte('a' + i%26)}, i*40))
-	}
-	m := &Message{Parts: parts}
-	whole := string(bytes.Join(parts, nil))
-	for range 3 {
-		c.Send(m)
-		c.Send(Text("|"))
-	}
-	c.Finish()
-	go c.Hangup()
-	var got bytes.Buffer
-	if _, err := io.CopyBuffer(&got, struct{ io.Reader }{peer}, make([]byte, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	if got.String() != strings.Repeat(whole+"|", 3) {
-		t.Errorf("%d bytes arrived, or others than the %d that were sent", got.Len(), 3*len(whole)+3)
-	}
-}
-
-// Who has ended its own side still gets what is sent to it.
-func TestSocketHalfClose(t *testing.T) {
-	w := crew(t, 1)
-	ours, peer := tcp(t)
-	c := w.Conn(ours)
-	io.WriteString(peer, "100\n72")
-	peer.CloseWrite()
-	got, end := readAll(c)
-	if want := []answer{{"100", nil}, {"72", nil}}; !reflect.DeepEqual(got, want) || end != io.EOF {
-		t.Fatalf("got %v and %v, want %v and EOF", got, end, want)
-	}
-	c.Send(Text("winning validator"))
-	c.Flush()
-	mustRead(t, peer, "winning validator")
-	c.Send(Text("goodbye"))
-	c.Finish()
-	c.Hangup()
-	mustReadAll(t, peer, "goodbye")
-}
-
-// Input that nobody read does not destroy the last words: the peer gets them
-// and the end, no reset.
+// Input that nobody read does not destroy the last words, nor does it if the peer takes them after
+// the close: it gets them and the end, no reset.
 func TestSocketLastWords(t *testing.T) {
-	w := crew(t, 1)
 	ours, peer := tcp(t)
-	c := w.Conn(ours)
+	peer.SetReadBuffer(32 << 10) // so that they wait on our side
+	c := crew(t, 1).Conn(ours)
 	io.WriteString(peer, "junk\n"+strings.Repeat("more junk\n", 1000))
-	if line, err := c.ReadLine(); line != "junk" || err != nil {
-		t.Fatal(line, err)
+	if typed, err := c.Ask(); typed != "junk" || err != nil {
+		t.Fatal(typed, err)
 	}
-	c.Send(Text("slashed"))
-	c.Finish()
-	done := make(chan struct{})
-	go func() { c.Hangup(); close(done) }()
-	mustReadAll(t, peer, "slashed")
-	if _, err := io.WriteString(peer, "too late"); err != nil {
-		t.Errorf("the connection was cut: %v", err)
-	}
-	peer.Close()
-	<-done
+	words := strings.Repeat("last words ", 9000)
+	c.End(words)
+	c.Close()
 	mustErr(t, c, net.ErrClosed)
+	mustReadAll(t, peer, words)
 }
 
-// A peer that does not read holds up nobody, and is cut off when too much waits.
+// A peer that does not read holds up nobody, and is cut off when too much waits;
+// the kernel keeps nothing for it then.
 func TestSocketNotReading(t *testing.T) {
 	w := crew(t, 1)
 	ours, stuckPeer := tcp(t)
 	stuck := w.Conn(ours)
 	ours, peer := tcp(t)
 	other := w.Conn(ours)
-	big := Text(strings.Repeat("x", 1<<20)) // more than the buffers hold
-	for i := range MaxWaiting {
-		stuck.Send(big)
-		if i%100 == 0 {
-			other.Send(Text("hello\n"))
-			mustRead(t, peer, "hello\n")
-			mustErr(t, stuck, nil) // the other had not to wait for its end
-		}
+	stuck.Show(NewNotice(make([]byte, 8<<20))) // more than the buffers hold
+	for stuck.Err() == nil {
+		stuck.Tell("%01000d", 0)
+		other.Tell("hello\n")
+		mustRead(t, peer, "hello\n")
 	}
-	mustErr(t, stuck, nil)
-	stuck.Send(big)
 	mustErr(t, stuck, ErrNotReading)
 	stuck.Flush()
-	if n, _ := io.Copy(io.Discard, stuckPeer); n >= 1<<20 {
-		t.Errorf("the peer that was cut off got %d bytes", n)
+	if n, err := io.Copy(io.Discard, stuckPeer); n >= 8<<20 || err == nil {
+		t.Errorf("the peer that was cut off got %d bytes and %v, want a reset", n, err)
 	}
-	other.Send(Text("still here"))
+	other.Tell("still here")
 	mustRead(t, peer, "still here")
 }
 
 // A reset ends the connection, and nothing else.
 func TestSocketReset(t *testing.T) {
 	w := crew(t, 1)
+	for name, notice := range map[string]func(c *Conn){
+		"by a read":  func(c *Conn) { c.Ask() },
+		"by a write": func(c *Conn) { c.Tell("anybody there?"); c.Flush() },
+	} {
+		ours, peer := tcp(t)
+		c := w.Conn(ours)
+		peer.SetLinger(0)
+		peer.Close()
+		notice(c)
+		if err := c.Err(); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("noticed %s: %v", name, err)
+		}
+		c.Tell("no")
+		c.Close()
+	}
 	ours, peer := tcp(t)
-	c := w.Conn(ours)
-	peer.SetLinger(0)
-	peer.Close()
-	if line, err := c.ReadLine(); err == nil || err == io.EOF {
-		t.Errorf("ReadLine returns %q, %v after a reset", line, err)
-	}
-	c.Send(Text("anybody there?"))
-	c.Flush()
-	if c.Err() == nil {
-		t.Error("the connection is open after a write to a peer that is gone")
-	}
-	c.Send(Text("no"))
-	c.Finish()
-	c.Hangup()
-
-	ours, peer = tcp(t)
-	c = w.Conn(ours)
-	c.Send(Text("the crew goes on"))
+	w.Conn(ours).Tell("the crew goes on")
 	mustRead(t, peer, "the crew goes on")
 }
 
-// numbered is message number n of a sender: a line that starts with who sends it.
-// Some are large.
-func numbered(sender byte, n int) *Message {
-	size := n * 7 % 30
-	if n%10 == 0 {
-		size = 10000
-	}
-	filler := bytes.Repeat([]byte{'a' + sender}, size)
-	return &Message{Parts: [][]byte{{'0' + sender}, fmt.Appendf(nil, " %d ", n), nil, filler, []byte("\n")}}
-}
-
-// readNumbered reads what is numbered from peer to its end and returns how many came from each
-// sender. It fails if one is broken or not the next of its sender; the last
-// line may lack its end if cut is true. It calls each after each message.
-func readNumbered(peer io.Reader, cut bool, each func()) (came map[byte]int, err error) {
-	came = map[byte]int{}
-	in := bufio.NewReader(peer)
-	for {
-		line, err := in.ReadBytes('\n')
-		if err != nil && (cut || err == io.EOF && len(line) == 0) {
-			return came, nil
-		}
-		if err != nil {
-			return came, fmt.Errorf("the end is %s, %w", short(string(line)), err)
-		}
-		sender := line[0] - '0'
-		if want := bytes.Join(numbered(sender, came[sender]).Parts, nil); !bytes.Equal(line, want) {
-			return came, fmt.Errorf("got %s, want %s", short(string(line)), short(string(want)))
-		}
-		came[sender]++
-		each()
-	}
-}
-
 // However many send to however many connections at once: each peer gets whole
-// messages, those of a sender in its order, and none is missing. If a
-// connection is finished or closed meanwhile, none is missing before the last.
+// messages, those of a sender in its order, and none is missing. If a connection
+// ends or is cut off meanwhile, none is missing before the last.
 func TestSocketManySenders(t *testing.T) {
 	const conns, senders, messages = 18, 6, 100
+	filler := strings.Repeat("x", 20000)
 	w := crew(t, 2)
 	var all []*Conn
 	var reading, sending, serving sync.WaitGroup
@@ -1027,47 +620,54 @@ func TestSocketManySenders(t *testing.T) {
 		c := w.Conn(ours)
 		all = append(all, c)
 		serving.Go(func() {
-			c.ReadLine() // until the end
-			c.Hangup()
+			c.Ask() // until the end
+			c.Close()
 		})
 		reading.Go(func() {
-			defer peer.Close()
-			n := 0
-			came, err := readNumbered(peer, i%3 == 2, func() {
-				n++
+			in := bufio.NewReader(peer)
+			came, total := map[int]int{}, 0
+			for ; ; total++ {
+				line, err := in.ReadString('\n')
+				if err == io.EOF && line == "" || err != nil && i%3 == 2 {
+					break
+				}
+				var sender, n, size int
+				fmt.Sscan(line, &sender, &n, &size)
+				if want := fmt.Sprintln(sender, came[sender], size, filler[:size]); line != want || err != nil {
+					t.Errorf("connection %d: got %s, %v, want %s", i, short(line), err, short(want))
+					break
+				}
+				came[sender]++
 				switch {
-				case n == 20*i && i%3 == 1:
-					c.Finish()
-				case n == 20*i && i%3 == 2:
-					c.Close()
-				}
-			})
-			if err != nil {
-				t.Errorf("connection %d: %v", i, err)
-			}
-			for sender := range byte(senders) {
-				if n := came[sender]; n != messages && i%3 == 0 {
-					t.Errorf("connection %d: %d messages of sender %d arrived, want %d", i, n, sender, messages)
+				case total == 20*i && i%3 == 1:
+					c.End("")
+				case total == 20*i && i%3 == 2:
+					c.CutOff()
 				}
 			}
+			if total != senders*messages && i%3 == 0 {
+				t.Errorf("connection %d: %d messages arrived, want %d", i, total, senders*messages)
+			}
+			peer.Close()
 		})
 	}
-	for sender := range byte(senders) {
+	for sender := range senders {
 		sending.Go(func() {
 			for n := range messages {
-				m := numbered(sender, n) // shared by all connections
+				size := n * 7 % 30
+				if n%10 == 0 {
+					size = len(filler)
+				}
+				notice := NewNotice(fmt.Appendln(nil, sender, n, size, filler[:size])) // shared by all connections
 				for _, c := range all {
-					c.Send(m)
+					c.Show(notice)
 				}
 			}
 		})
 	}
 	sending.Wait()
-	for i, c := range all {
-		if i%3 == 0 {
-			mustErr(t, c, nil)
-		}
-		c.Finish()
+	for _, c := range all {
+		c.End("")
 	}
 	reading.Wait()
 	serving.Wait()

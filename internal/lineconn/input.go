@@ -1,0 +1,189 @@
+package lineconn
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"time"
+)
+
+const (
+	// MaxLine is the longest line in bytes, without its newline and a carriage
+	// return before that.
+	MaxLine = 1024
+
+	readBuffer = 64                    // bytes: lines are short, and there is one buffer a connection
+	dropBuffer = 4 << 10               // bytes: for input that is dropped before the close
+	burst      = 100                   // pieces of input that are served as fast as they come
+	pause      = 20 * time.Millisecond // for each piece beyond them
+	linger     = time.Second           // how long unread input is dropped before the close
+)
+
+// ErrTooLong is the error of a line of more than MaxLine bytes.
+var ErrTooLong = errors.New("the line is too long")
+
+// input is what a Conn holds of what its peer sent.
+type input struct {
+	in      [readBuffer]byte // in[inStart:inEnd] is not yet part of a line
+	inStart int
+	inEnd   int
+	inErr   error     // that ended the input
+	paidFor time.Time // pieces are paid for, a pause each, until then
+	skip    bool      // drop input up to the next newline
+	telnet  telnet
+}
+
+// Ask returns the next line, without telnet's own bytes and the spaces around it.
+// It reads only when the peer has taken all that it was told: so nobody takes more
+// from a peer than it takes back. A last line without a newline counts when the input ends, before
+// io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its
+// first MaxLine bytes; the rest is dropped unread. Whoever sends more than a
+// person types or pastes is slowed down, to one piece each pause. After End, or
+// when the connection has failed, the error is not io.EOF.
+//
+// Here a goroutine waits for most of its life, so it calls Read itself: each
+// frame in between would be on every stack.
+func (c *Conn) Ask() (typed string, err error) {
+	c.Flush()
+	if err := c.over(); err != nil {
+		return "", err
+	}
+	var line []byte // so far
+	for {
+		piece := c.piece()
+		if piece == nil && c.inErr == nil {
+			n, err := c.net.Read(c.in[c.inEnd:])
+			c.take(n, err)
+			continue
+		}
+		if piece == nil && (c.inErr != io.EOF || len(line) == 0) {
+			return "", c.inErr
+		}
+		c.pace()
+		ended := piece == nil || piece[len(piece)-1] == '\n'
+		if c.skip {
+			c.skip = !ended
+			continue
+		}
+		line = append(line, piece...)
+		text := bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		if len(text) > MaxLine {
+			c.skip = !ended
+			return strings.TrimSpace(string(text[:MaxLine])), ErrTooLong
+		}
+		if ended {
+			return strings.TrimSpace(string(text)), nil
+		}
+	}
+}
+
+// over says why nothing more is asked; nil if something is.
+func (c *Conn) over() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && c.ended {
+		return errEnded
+	}
+	return c.err
+}
+
+// take takes in what a Read has returned: n bytes behind in[:inEnd], and an error.
+func (c *Conn) take(n int, err error) {
+	typed := c.in[:c.inEnd]
+	for _, b := range c.in[c.inEnd : c.inEnd+n] {
+		if c.telnet.typed(b) {
+			typed = append(typed, b)
+		}
+	}
+	if len(typed) < c.inEnd+n {
+		c.pace() // what is dropped becomes no piece, but is not free either
+	}
+	c.inEnd = len(typed)
+	if err == nil {
+		return
+	}
+	if c.inErr = c.over(); c.inErr == nil {
+		c.inErr = err
+		if err != io.EOF {
+			c.fail(err)
+		}
+	}
+}
+
+// piece takes from the buffer what belongs to one line: up to its end, or a full
+// buffer of a longer one; at the end of the input, the rest. It returns nil when
+// there must be more input first, for which there is room then. A piece is
+// valid until the next Read.
+func (c *Conn) piece() []byte {
+	held := c.in[c.inStart:c.inEnd]
+	n := bytes.IndexByte(held, '\n') + 1
+	if n == 0 && (len(held) == len(c.in) || c.inErr == io.EOF) {
+		n = len(held)
+	}
+	if n == 0 {
+		c.inStart, c.inEnd = 0, copy(c.in[:], held)
+		return nil
+	}
+	c.inStart += n
+	return held[:n]
+}
+
+// pace waits until the pieces so far are paid for, less the burst.
+func (c *Conn) pace() {
+	now := time.Now()
+	if c.paidFor.Before(now) {
+		c.paidFor = now
+	}
+	c.paidFor = c.paidFor.Add(pause)
+	if debt := c.paidFor.Sub(now) - burst*pause; debt > 0 {
+		time.Sleep(debt)
+	}
+}
+
+// dropInput reads, at a measured pace, until that fails.
+func (c *Conn) dropInput() {
+	buf := c.in[:] // is enough to wait with, which is all that most do
+	for {
+		if _, err := c.net.Read(buf); err != nil {
+			return
+		}
+		if len(buf) < dropBuffer {
+			buf = make([]byte, dropBuffer)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// telnet is what the bytes so far make of the next one.
+type telnet byte
+
+const (
+	text    telnet = iota // it was typed
+	command               // it follows IAC
+	option                // it follows IAC and WILL, WONT, DO or DONT
+	inside                // it is what one program tells the other, from IAC SB to IAC SE
+	leaving               // it follows IAC there
+)
+
+// typed reports whether b, the next byte, was typed; else it is telnet's own (RFC 854).
+func (t *telnet) typed(b byte) bool {
+	const se, sb, will, iac = 240, 250, 251, 255
+	switch was := *t; {
+	case was == text && b != iac:
+		return true
+	case was == text:
+		*t = command
+	case was == command && b == sb, was == leaving && b != se:
+		*t = inside
+	case was == command && will <= b && b < iac:
+		*t = option
+	case was == inside && b == iac:
+		*t = leaving
+	case was == inside:
+	default:
+		*t = text
+		return was == command && (b < se || b == iac) // no command: a stray IAC takes no newline with it
+	}
+	return false
+}

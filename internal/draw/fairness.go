@@ -1,0 +1,125 @@
+package draw
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"math/big"
+	"slices"
+	"strings"
+)
+
+// tally is how an entrant has fared in the draws of a file.
+type tally struct {
+	name               string
+	rounds, wins       int
+	expected, variance float64 // of the wins: the sums of p and of p (1 - p) over its shares p
+}
+
+// off is how many standard deviations the wins are above what was expected.
+func (t *tally) off() float64 {
+	return (float64(t.wins) - t.expected) / math.Sqrt(max(t.variance, 1e-9))
+}
+
+// add adds what another has fared.
+func (t *tally) add(rounds, wins int, expected, variance float64) {
+	t.rounds += rounds
+	t.wins += wins
+	t.expected += expected
+	t.variance += variance
+}
+
+// count adds a draw to the tallies of those who could win it; nil is no draw.
+func count(tallies map[string]*tally, d *Draw, winner int) {
+	if d == nil {
+		return
+	}
+	_, tickets := d.CanWin()
+	canWin, _ := new(big.Float).SetInt(tickets).Float64()
+	for i, e := range d.Entries {
+		if e.Slashed {
+			continue
+		}
+		if tallies[e.Name] == nil {
+			tallies[e.Name] = &tally{name: e.Name}
+		}
+		wins, share := 0, float64(e.Tickets)/canWin
+		if i == winner {
+			wins = 1
+		}
+		tallies[e.Name].add(1, wins, share, share*(1-share))
+	}
+}
+
+const (
+	listed   = 20 // entrants in the table; the others share a line
+	barWidth = 30 // characters for the most wins
+)
+
+// Fairness shows on w whether wins follow tickets, from a draws file, in 80 columns.
+func Fairness(w io.Writer, file io.Reader) error {
+	tallies, rounds := map[string]*tally{}, 0
+	var last *Draw // it counts unless the next record is for the same block: then it was never announced
+	var winner, index int
+	records := NewRecords(file)
+	for records.Scan() {
+		if records.Index != index {
+			count(tallies, last, winner)
+			rounds++
+		}
+		last, winner, index = records.Draw, records.Outcome.Winner, records.Index
+	}
+	if err := records.Err(); err != nil {
+		return err
+	}
+	if last == nil {
+		return errors.New("there is no draw in it yet")
+	}
+	count(tallies, last, winner)
+	return show(w, rounds, slices.SortedFunc(maps.Values(tallies), func(a, b *tally) int {
+		return cmp.Or(cmp.Compare(b.expected, a.expected), strings.Compare(a.name, b.name))
+	}))
+}
+
+// show shows all the tallies, which are sorted.
+func show(w io.Writer, rounds int, all []*tally) error {
+	shown := slices.Clone(all[:min(len(all), listed)])
+	if rest := all[len(shown):]; len(rest) > 0 {
+		others := &tally{name: fmt.Sprintf("%d others", len(rest))}
+		for _, t := range rest {
+			others.add(t.rounds, t.wins, t.expected, t.variance)
+		}
+		shown = append(shown, others)
+	}
+	most := 0.0
+	for _, t := range shown {
+		most = max(most, t.expected, float64(t.wins))
+	}
+	fmt.Fprintf(w, "%d rounds, %d validators; bars show wins, marks what was expected\n\n", rounds, len(all))
+	fmt.Fprintf(w, "%-12s %7s %9s %7s %6s\n", "validator", "rounds", "expected", "wins", "off")
+	for _, t := range shown {
+		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*float64(t.wins)/most)))
+		bar[int(barWidth*t.expected/most)] = '|'
+		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n", t.name, t.rounds, t.expected, t.wins, t.off(), strings.TrimRight(string(bar), " "))
+	}
+	judged, beyond2, beyond3 := 0, 0, 0
+	for _, t := range all {
+		if t.variance < 4 {
+			continue
+		}
+		judged++
+		if math.Abs(t.off()) >= 2 {
+			beyond2++
+		}
+		if math.Abs(t.off()) >= 3 {
+			beyond3++
+		}
+	}
+	_, err := fmt.Fprintf(w, "\noff: wins less those expected, in standard deviations. In a fair lottery about 1\n"+
+		"validator in 22 is off by 2 or more, and 1 in 370 by 3 or more. Here, of %d who\n"+
+		"took part often enough to tell (a standard deviation of 2 wins): %d and %d.\n", judged, beyond2, beyond3)
+	return err
+}

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,15 +17,16 @@ import (
 	"io"
 	"io/fs"
 	"log"
-	"maps"
 	"math"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,12 +35,9 @@ import (
 
 	"proofofstake/internal/accept"
 	"proofofstake/internal/console"
-	"proofofstake/internal/env"
-	"proofofstake/internal/flatjson"
-	"proofofstake/internal/human"
+	"proofofstake/internal/draw"
 	"proofofstake/internal/lineconn"
 	"proofofstake/internal/linefile"
-	"proofofstake/internal/recent"
 )
 
 // ---- Blocks ----
@@ -71,11 +70,12 @@ func calculateBlockHash(block Block) string {
 // beforeGenesis stands for the block that the genesis block follows: there is none.
 func beforeGenesis() Block { return Block{Index: -1} }
 
-// generateBlock makes the block that follows oldBlock.
+// generateBlock makes the block that follows oldBlock. If the clock was set back, it
+// has the time of oldBlock: no block is older than the one before it.
 func generateBlock(oldBlock Block, BPM int, address string) Block {
 	newBlock := Block{
 		Index:     oldBlock.Index + 1,
-		Timestamp: time.Now().UTC().Format("2006-01-02T15:04:05.000000000Z"),
+		Timestamp: max(oldBlock.Timestamp, time.Now().UTC().Format("2006-01-02T15:04:05.000000000Z")),
 		BPM:       BPM,
 		PrevHash:  oldBlock.Hash,
 		Validator: address,
@@ -84,11 +84,8 @@ func generateBlock(oldBlock Block, BPM int, address string) Block {
 	return newBlock
 }
 
-// isBlockValid reports whether newBlock may follow oldBlock.
-func isBlockValid(newBlock, oldBlock Block) bool { return blockFault(newBlock, oldBlock) == nil }
-
-// blockFault says why newBlock may not follow oldBlock; nil if it may.
-func blockFault(newBlock, oldBlock Block) error {
+// isBlockValid says why newBlock may not follow oldBlock; nil if it may.
+func isBlockValid(newBlock, oldBlock Block) error {
 	switch {
 	case newBlock.Index != oldBlock.Index+1:
 		return fmt.Errorf("wrong index: block %d in the place of block %d", newBlock.Index, oldBlock.Index+1)
@@ -102,85 +99,103 @@ func blockFault(newBlock, oldBlock Block) error {
 	return nil
 }
 
-// parseBlock reads a block in the one spelling that it has in broadcasts and in the
-// chain file, which is that of encoding/json.
-func parseBlock(line []byte) (Block, error) {
-	r := flatjson.New(line)
-	block := Block{
-		Index:     r.Int(`{"Index":`),
-		Timestamp: r.String(`,"Timestamp":`),
-		BPM:       r.Int(`,"BPM":`),
-		Hash:      r.String(`,"Hash":`),
-		PrevHash:  r.String(`,"PrevHash":`),
-		Validator: r.String(`,"Validator":`),
+// encode is the JSON of a block, on one line.
+func encode(block Block) []byte {
+	line, err := json.Marshal(block)
+	if err != nil {
+		panic(err) // cannot be: numbers and strings have a JSON
 	}
-	return block, r.End("}")
+	return line
 }
 
-// readChain verifies a chain file from genesis on, as read hands its lines over,
-// and calls add with each block and its line. It returns the head and the tail:
-// a part of a line at the end, which was never announced. Its error is the first fault.
-func readChain(read func(func(line []byte) error) (tail []byte, err error), add func(Block, []byte)) (head Block, tail []byte, err error) {
-	head = beforeGenesis()
-	next := func(line []byte) error {
-		block, err := parseBlock(line)
-		if err == nil {
-			err = blockFault(block, head)
-		}
-		if err == nil {
-			head = block
-			add(block, line)
-		}
-		return err
-	}
-	tail, err = read(next)
-	// A whole block and one byte more is no part of a line: it may have been announced.
-	if err == nil && len(tail) > 0 && next(tail[:len(tail)-1]) == nil {
-		err = fmt.Errorf("line %d: its newline is damaged", head.Index+1)
-	}
-	return head, tail, err
+// blockScanner reads a chain file from genesis on and checks each block against the one before:
+// for s.Scan() { … s.head … }, then s.Err(), which names the line.
+type blockScanner struct {
+	*linefile.Lines
+	head Block // the block last read
+	err  error
 }
+
+func newBlockScanner(lines *linefile.Lines) *blockScanner {
+	return &blockScanner{Lines: lines, head: beforeGenesis()}
+}
+
+// Scan reads the next block. It returns false at the end and at the first fault.
+func (s *blockScanner) Scan() bool {
+	if s.err != nil || !s.Lines.Scan() {
+		return false
+	}
+	block, err := s.follows(s.Bytes())
+	if err != nil {
+		s.err = fmt.Errorf("line %d: %w", s.Number(), err)
+		return false
+	}
+	s.head = block
+	return true
+}
+
+// follows reads line as the block that follows the head.
+func (s *blockScanner) follows(line []byte) (block Block, err error) {
+	if err = linefile.Decode(line, &block); err == nil {
+		err = isBlockValid(block, s.head)
+	}
+	return block, err
+}
+
+// Err is the first fault; nil: there was none.
+func (s *blockScanner) Err() error { return cmp.Or(s.err, s.Lines.Err()) }
 
 // ---- The network's state ----
 
 // network is what the validators share. Its goroutine, run, is the lottery: it
 // alone touches what stands below "owned by run", so that what happens to the
 // network happens in one order, and every terminal is told of it in that order.
-// Others hand it candidate blocks, or functions to run (see do).
+// Candidate blocks reach it over a channel, as in the tutorial, and may have to wait until a block
+// is kept; all else that terminals do is a function that run calls at once (see do).
 type network struct {
 	settings
 	console io.Writer   // shows what the tutorial shows; must not make run wait
-	log     *log.Logger // warnings and errors
+	log     *log.Logger // warnings and errors; must not make run wait
 
 	candidateBlocks chan *candidate
 	calls           chan func()
+	kept            chan struct{}     // keep is done
 	stopped         chan struct{}     // closed when run has returned
 	announcements   *lineconn.Writers // carry what terminals are told, so that run never waits for one
 
 	// Owned by run.
-	head        Block            // the newest block
-	chain       *recent.Values   // the newest blocks, encoded: what a broadcast shows
-	file        *linefile.File   // keeps every block
-	unkept      bool             // the last block could not be kept, and the console has said so
-	terminals   *lineconn.Group  // all that hear announcements and broadcasts
-	validators  map[string]int64 // the stake of each address, in tokens
-	staked      *big.Int         // their sum
-	proposals   []*candidate     // of the open round, one for each proposer
-	roundEnds   time.Time
-	news        news
-	reported    time.Time   // when the console was last shown the news
-	reportTimer *time.Timer // rings when there is a report to be made
+	head       Block                // the newest block
+	newest     *lineconn.Feed       // blocks, as a broadcast shows them
+	lastDraw   *lineconn.Notice     // how the head was drawn
+	terminals  *lineconn.Group      // all that hear announcements and broadcasts
+	validators *console.Roll        // and what the console shows of them
+	round      *draw.Draw           // the open round; while a block is being kept, the one that it has won
+	proposers  []*terminal          // of its proposals, in order; nil: it has left
+	origins    map[netip.Prefix]int // of its proposals, as far as they are counted
+	roundEnds  time.Time
+	roundTimer *time.Timer  // rings then
+	drawn      *drawnBlock  // being kept; nil: a round is open
+	overdue    bool         // it is not kept after a second
+	keepTimer  *time.Timer  // rings then
+	slowSaid   time.Time    // when the log was last told so
+	waiting    []*candidate // until it is kept or overdue
+
+	// Owned by keep while there is a drawn block, else by run.
+	chain, draws *linefile.File
+	keeping      sync.WaitGroup
 }
 
 // terminal is one connection. A handler reads from it; the rest is run's, and the handler
 // looks at it only while run does nothing with it, since it waits for each answer.
 type terminal struct {
 	*lineconn.Conn
-	address  string     // of its validator; empty until it has staked
-	stake    int64      // in tokens
-	proposal *candidate // in the open round; nil: none
-	ended    bool       // its input has ended: it leaves when its proposal is decided
-	tries    int        // to type a stake; owned by the handler
+	from     netip.Prefix // its network address; zero: not counted
+	address  string       // of its validator; empty until it has staked
+	stake    int64        // in tokens
+	proposal int          // in the round, numbered from 1; 0: none, or it is decided
+	ended    bool         // its input has ended: it leaves when its proposal is decided
+	tries    int          // to type a stake; owned by the handler
+	over     bool         // the conversation is; owned by the handler
 }
 
 // The prompts of a terminal: the questions it is at.
@@ -193,72 +208,123 @@ const (
 // goodbye is what every terminal hears last when the server stops.
 const goodbye = "\nthe server is shutting down\n"
 
-// candidate is a block that its validator proposes for the open round.
+// candidate is a block that a validator proposes for the next place in the chain.
 type candidate struct {
-	Block    // BPM and validator; run adds the rest
-	stake    int64
-	terminal *terminal     // nil: it has left
+	bpm      int
+	terminal *terminal
 	answered chan struct{} // closed when the terminal has been answered
 }
 
+// drawnBlock is a block that was drawn and is not announced yet. It does not change.
+type drawnBlock struct {
+	Block
+	draw.Outcome
+	lines string     // of its draw
+	next  *draw.Draw // of the round that opens when it is kept
+}
+
 // newNetwork goes on with the chain in the chain file, or starts one with a
-// genesis block. It fails if the file is not a valid chain, is in use or
-// cannot be written. The caller must call run.
-func newNetwork(s settings, console io.Writer, logger *log.Logger) (*network, error) {
-	file, err := linefile.Open(s.chainFile)
+// genesis block. It fails if a file is in use or cannot be written, if the chain file is not a
+// valid chain, or if ctx is done before that is read. The caller must call run.
+func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.Logger) (*network, error) {
+	chain, err := linefile.Open(s.chainFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
+	}
+	draws, err := linefile.Open(s.drawsFile)
+	if err != nil {
+		chain.Close()
+		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
 	}
 	n := &network{
-		settings: s, console: console, log: logger, file: file,
+		settings: s, console: stdout, log: logger, chain: chain, draws: draws,
 		candidateBlocks: make(chan *candidate),
 		calls:           make(chan func()),
+		kept:            make(chan struct{}, 1),
 		stopped:         make(chan struct{}),
-		chain:           recent.New(s.broadcastBlocks, "\n["),
-		validators:      map[string]int64{},
-		staked:          new(big.Int),
+		newest:          lineconn.NewFeed("\n[", "]\n", s.broadcastBlocks),
+		validators:      console.NewRoll(),
+		origins:         map[netip.Prefix]int{},
+		lastDraw:        lineconn.NewNotice([]byte("\nno block was drawn since the server started\n")),
+		roundTimer:      newTimer(),
+		keepTimer:       newTimer(),
 	}
-	if err := n.restore(); err != nil {
-		file.Close()
+	if err = n.restore(ctx); err != nil {
+		err = fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
+	} else if err = draws.CutTail(); err != nil { // it was never announced
+		err = fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
+	}
+	if err != nil {
+		chain.Close()
+		draws.Close()
 		return nil, err
 	}
+	n.terminals = lineconn.NewGroup(s.broadcastEvery)
 	n.announcements = lineconn.NewWriters(runtime.GOMAXPROCS(0))
+	n.openRound(draw.New())
 	return n, nil
+}
+
+// newTimer is a timer that does not ring before a Reset.
+func newTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
 // close gives back what newNetwork took. All terminals must have left.
 func (n *network) close() {
+	n.keeping.Wait()
 	n.announcements.Close()
-	n.file.Close()
+	n.chain.Close()
+	n.draws.Close()
 }
 
-// restore takes the chain from the chain file, or puts the genesis block there. A
-// last line without its end is dropped; on any other fault the file stays as it is.
-func (n *network) restore() error {
-	var genesis Block
-	head, tail, err := readChain(n.file.Replay, func(block Block, line []byte) {
-		if block.Index == 0 {
-			genesis = block
+// restore takes the chain from the chain file, or puts the genesis block there. On
+// any fault but a last line without its end the file stays as it is.
+func (n *network) restore(ctx context.Context) error {
+	genesis := generateBlock(beforeGenesis(), 0, "")
+	blocks := newBlockScanner(n.chain.Lines(linefile.MaxLine))
+	for blocks.Scan() && ctx.Err() == nil {
+		if blocks.head.Index == 0 {
+			genesis = blocks.head
 		}
-		n.chain.Add(line)
-	})
+		n.newest.Add(blocks.Bytes())
+	}
+	if ctx.Err() != nil {
+		return errors.New("stopped before the chain was read")
+	}
+	err := blocks.Err()
+	if tail := blocks.Tail(); err == nil && len(tail) > 0 {
+		whole, fault := blocks.follows(tail)
+		_, damaged := blocks.follows(tail[:len(tail)-1])
+		switch {
+		case fault == nil:
+			n.log.Printf("%s: the last line has no end, but block %d is whole there: it is kept, and the end added", n.chainFile, whole.Index)
+			blocks.head = whole
+			n.newest.Add(tail)
+			err = n.chain.KeepTail()
+		case damaged == nil: // a whole block and one byte more is no part of a line: it may have been announced
+			err = fmt.Errorf("line %d: its newline is damaged", blocks.Number()+1)
+		default:
+			n.log.Printf("%s: dropping a last line without its end (%d bytes): it was never announced", n.chainFile, len(tail))
+			err = n.chain.CutTail()
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%w; the file is untouched: mend it, or move it away to start a new chain", err)
 	}
-	if len(tail) > 0 {
-		n.log.Printf("%s: dropping a last line without its end (%d bytes): it was never announced", n.chainFile, len(tail))
-	}
-	if err := n.file.Cut(); err != nil {
-		return err
-	}
-	if n.head = head; head == beforeGenesis() {
-		genesis = generateBlock(head, 0, "")
+	n.head = blocks.head
+	restored := n.head != beforeGenesis()
+	if !restored {
 		if err := n.forge(genesis); err != nil {
 			return fmt.Errorf("the genesis block: %w", err)
 		}
+		n.head = genesis
+		n.newest.Add(encode(genesis))
 	}
 	spew.Fdump(n.console, genesis)
-	if head != beforeGenesis() {
+	if restored {
 		fmt.Fprintf(n.console, "restored %d blocks from %s, head %s\n", n.head.Index+1, n.chainFile, n.head.Hash)
 	}
 	return nil
@@ -281,8 +347,8 @@ func (n *network) do(f func()) bool {
 
 // The methods from here to the handler run in run's goroutine.
 
-// enter takes in a terminal that has connected.
-func (n *network) enter(t *terminal) {
+// join takes in a terminal that has connected.
+func (n *network) join(t *terminal) {
 	n.terminals.Add(t.Conn)
 	t.SetPrompt(stakePrompt)
 	t.Tell("")
@@ -291,208 +357,241 @@ func (n *network) enter(t *terminal) {
 // admit makes a validator of t, at a new address.
 func (n *network) admit(t *terminal, stake int64) {
 	t.address, t.stake = calculateHash(rand.Text()), stake // of 130 random bits
-	n.validators[t.address] = stake
-	n.staked.Add(n.staked, big.NewInt(stake))
+	n.validators.Join(t.address, stake)
 	t.SetPrompt(bpmPrompt)
-	t.Tell("\nyou are validator %s with %d tokens staked\n", t.address, stake)
-	n.expectReport()
-	n.news.joined = t.address
+	t.Tell("\nyou are validator %s with %d tokens staked\n%s", t.address, stake, sealLine(n.head.Index+1, n.round))
 }
 
-// propose puts c into the open round, unless its validator is in already.
+// sealLine tells the seal of the draw of the block with this index.
+func sealLine(index int, d *draw.Draw) string {
+	return fmt.Sprintf("draw %d seal: %s\n", index, d.Seal())
+}
+
+// propose puts c into the open round, unless its validator is in already or the round is full. While
+// a block is being kept, it waits for the next round.
 func (n *network) propose(c *candidate) {
-	defer close(c.answered)
-	t := c.terminal
-	left := human.Duration(time.Until(n.roundEnds))
-	if first := t.proposal; first != nil {
-		t.Tell("\nblock %d is already proposed with BPM %d; the next round opens in %v\n", first.Index, first.BPM, left)
+	if n.drawn != nil && !n.overdue {
+		n.waiting = append(n.waiting, c)
 		return
 	}
-	c.Block = generateBlock(n.head, c.BPM, c.Validator)
-	n.proposals = append(n.proposals, c)
-	t.proposal = c
-	t.Tell("\nblock %d proposed with BPM %d; the winner is drawn in %v\n", c.Index, c.BPM, left)
-}
-
-// slash takes the stake of a validator who typed what is no pulse: it is off
-// the list, and its proposal in the open round is void.
-func (n *network) slash(t *terminal, typed string) {
-	if void := t.proposal; void != nil {
-		n.proposals = slices.DeleteFunc(n.proposals, func(c *candidate) bool { return c == void })
+	defer close(c.answered)
+	t, index, left := c.terminal, n.head.Index+1, readable(time.Until(n.roundEnds))
+	switch counted := t.from.IsValid() && n.maxPerAddress > 0; {
+	case n.drawn != nil:
+		t.Tell("%s", n.notKept())
+	case t.proposal > 0:
+		first := n.round.Entries[t.proposal-1].Note
+		t.Tell("\nblock %d is already proposed with BPM %s; the next round opens in %v\n", index, first, left)
+	case len(n.proposers) >= n.maxProposals(), counted && n.origins[t.from] >= n.maxPerAddress:
+		t.Tell("\nthe round is full; the next one opens in %v\n", left)
+	default:
+		first, last := n.round.Add(draw.Entry{Name: t.address, Tickets: t.stake, Note: strconv.Itoa(c.bpm)})
+		n.proposers = append(n.proposers, t)
+		t.proposal = len(n.proposers)
+		if counted {
+			n.origins[t.from]++
+		}
+		t.Tell("\nblock %d proposed with BPM %d: tickets %d to %d; the winner is drawn in %v\n", index, c.bpm, first, last, left)
 	}
-	n.sendAway(t, fmt.Sprintf("\nslashed: %s is not a pulse; %d tokens forfeited\n", human.Quote(typed, quoted), t.stake))
 }
 
-// sendAway has t leave with these last words.
-func (n *network) sendAway(t *terminal, words string) {
-	t.Send(lineconn.Text(words))
-	n.leave(t)
+// notKept is what who wants to know of the next round hears while there is none.
+func (n *network) notKept() string {
+	return fmt.Sprintf("\nblock %d is drawn and cannot be kept yet; try again later\n", n.drawn.Index)
 }
 
-// endInput notes that t has nothing more to say: it stays only to hear how its
-// proposal fares.
+// answer answers one of the words.
+func (n *network) answer(t *terminal, word string) {
+	switch {
+	case word == "quit":
+		t.End("\ngoodbye\n")
+		n.leave(t, "")
+	case word == "draw":
+		t.Show(n.lastDraw)
+	case t.address == "" && word == "":
+		t.Tell("")
+	case t.address == "":
+		t.Tell("\nType how many tokens you stake, a whole number from 1 to %d:\n"+
+			"the more, the likelier you forge a block. quit: leave.\n", n.maxStake)
+	case word != "":
+		t.Tell("\nType your pulse, a whole number: it proposes a block, one a round.\n" +
+			"Enter: how the round stands. draw: how the last block was drawn. quit: leave.\n" +
+			"Anything else costs your stake.\n")
+	case n.overdue:
+		t.Tell("%s", n.notKept())
+	default:
+		proposals, tokens := n.round.CanWin()
+		yours := ""
+		if t.proposal > 0 {
+			yours = fmt.Sprintf(", yours %d (%s)", t.stake, percent(t.stake, tokens))
+		}
+		t.Tell("\nblock %d: proposals %d, tokens %d%s; the winner is drawn in %v\n",
+			n.head.Index+1, proposals, tokens, yours, readable(time.Until(n.roundEnds)))
+	}
+}
+
+// percent is what part stake is of total.
+func percent(stake int64, total *big.Int) string {
+	part, _ := new(big.Rat).SetFrac(big.NewInt(stake), total).Float64()
+	return fmt.Sprintf("%.1f%%", 100*part)
+}
+
+// slash takes the stake of a validator who typed what is no pulse, here quoted: it is off
+// the list, and its proposal in the open round cannot win. What is drawn stays as it is.
+func (n *network) slash(t *terminal, typed string) {
+	if t.proposal > 0 && n.drawn == nil {
+		n.round.Slash(t.proposal - 1)
+	}
+	t.End(fmt.Sprintf("\nslashed: %s is not a pulse (a whole number, 0 or more); %d tokens forfeited\n", typed, t.stake))
+	n.leave(t, typed)
+}
+
+// endInput notes that t has nothing more to say: it stays only to hear how its proposal fares.
 func (n *network) endInput(t *terminal) {
 	t.SetPrompt(noPrompt)
 	t.ended = true
-	if t.proposal == nil {
-		n.leave(t)
+	if t.proposal == 0 {
+		n.leave(t, "")
 	}
 }
 
-// leave takes t out of the network; a proposal of it stands. What was sent to
-// it is its end. To leave twice is no harm.
-func (n *network) leave(t *terminal) {
-	t.Finish()
-	if !n.terminals.Remove(t.Conn) {
+// leave takes t out of the network; a proposal of it stands. slashedFor is what it was slashed for,
+// if it was. To leave twice is no harm.
+func (n *network) leave(t *terminal, slashedFor string) {
+	t.End("")
+	if !n.terminals.Leave(t.Conn) {
 		return
 	}
-	if t.address != "" {
-		delete(n.validators, t.address)
-		n.staked.Sub(n.staked, big.NewInt(t.stake))
-	}
-	if t.proposal != nil {
-		t.proposal.terminal = nil
+	if t.proposal > 0 {
+		n.proposers[t.proposal-1] = nil
 	}
 	if errors.Is(t.Err(), lineconn.ErrNotReading) {
-		n.expectReport()
-		n.news.cutOff++
+		n.validators.CutOff()
 	}
-}
-
-// news is what the console has not shown yet.
-type news struct {
-	joined string // the newest validator; empty: none
-	cutOff int    // terminals that did not read
-}
-
-// expectReport sees to it that the console shows the news: at most one report a
-// second, however fast terminals come and go.
-func (n *network) expectReport() {
-	if n.news == (news{}) {
-		n.reportTimer.Reset(time.Until(n.reported.Add(time.Second)))
+	switch {
+	case t.address == "":
+	case slashedFor == "":
+		n.validators.Leave(t.address)
+	default:
+		n.validators.Slash(t.address, slashedFor)
 	}
-}
-
-// report shows the news on the console.
-func (n *network) report() {
-	if n.news.cutOff > 0 {
-		n.log.Printf("%d terminals cut off: they did not read", n.news.cutOff)
-	}
-	if joined := n.news.joined; joined != "" {
-		fmt.Fprintf(n.console, "validators: %d with %d tokens staked\n", len(n.validators), n.staked)
-		shown := []string{joined}
-		if len(n.validators) <= 20 {
-			shown = slices.Sorted(maps.Keys(n.validators))
-		}
-		for _, address := range shown {
-			if stake, there := n.validators[address]; there { // it may have left since
-				fmt.Fprintf(n.console, "  %s %d\n", address, stake)
-			}
-		}
-	}
-	n.news, n.reported = news{}, time.Now()
 }
 
 // ---- The handler ----
 
-// quoted is how many characters of a bad input its sender gets to see.
-const quoted = 40
-
-// A step deals with a line that t typed, or with lineconn.ErrTooLong, and returns
-// what deals with the next one; nil: the conversation is over.
-type step func(t *terminal, typed string, err error) step
-
-// handleConn is the conversation with one terminal, from its stake to its end.
-// Most of the time its goroutine waits in Ask: it does what needs more stack in steps
-// and in run, since a stack that has grown once stays large.
-func (n *network) handleConn(conn net.Conn) {
-	t := &terminal{Conn: n.announcements.Conn(conn)}
-	if !n.do(func() { n.enter(t) }) {
-		n.farewell(t.Conn, stakePrompt+goodbye)
+// handleConn is the conversation with one terminal: it is asked for its stake, then for one BPM after the
+// other. It comes from a network address, which is zero if that is not counted. Its goroutine waits in Ask for
+// most of its life: what needs more stack is done elsewhere, since a stack that has grown once stays large.
+func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
+	t := &terminal{Conn: n.announcements.Conn(conn), from: from}
+	if !n.do(func() { n.join(t) }) {
+		turnAway(t.Conn, stakePrompt+goodbye)
 		return
 	}
-	leave := n.leave
-	for next := step(n.takeStake); next != nil; {
+	for t.address == "" && !t.over {
 		typed, err := t.Ask()
-		if err == io.EOF {
-			leave = n.endInput
-			break
+		if !n.costsNothing(t, typed, err) {
+			n.takeStake(t, typed, err)
 		}
-		if err != nil && err != lineconn.ErrTooLong {
-			break
-		}
-		next = next(t, typed, err)
 	}
-	n.do(func() { leave(t) })
-	t.Hangup()
-	n.do(func() { n.leave(t) })
+	for !t.over {
+		typed, err := t.Ask()
+		if !n.costsNothing(t, typed, err) {
+			n.takeBPM(t, typed, err)
+		}
+	}
+	t.Close()
+	n.do(func() { n.leave(t, "") })
 }
 
-// takeStake makes t a validator, if what it typed is a stake; it may try three times.
-func (n *network) takeStake(t *terminal, typed string, err error) step {
-	var stake int64
+// costsNothing deals with what is neither a stake nor a pulse: a word, or the end of the conversation.
+// It reports whether it was one of these.
+func (n *network) costsNothing(t *terminal, typed string, err error) bool {
+	word := strings.ToLower(typed)
+	switch {
+	case err == io.EOF:
+		n.do(func() { n.endInput(t) })
+		t.over = true
+	case err == lineconn.ErrTooLong:
+		return false
+	case err != nil:
+		t.over = true
+	case word == "" || word == "help" || word == "?" || word == "draw" || word == "quit":
+		n.do(func() { n.answer(t, word) })
+		t.over = word == "quit"
+	default:
+		return false
+	}
+	return true
+}
+
+// takeStake makes a validator of t, if what it typed is a stake. It may try three times.
+func (n *network) takeStake(t *terminal, typed string, err error) {
+	stake, err := parseStake(typed, err, n.maxStake)
 	if err == nil {
-		stake, err = parseStake(typed)
+		n.do(func() { n.admit(t, stake) })
+		return
 	}
-	if err != nil {
-		return n.refuseStake(t, typed, err)
+	n.do(func() { t.Tell("\n%.40q is not a stake: %v\n", typed, err) })
+	if t.tries++; t.tries == 3 {
+		t.End("\ntoo many tries, goodbye\n")
+		t.over = true
 	}
-	n.do(func() { n.admit(t, stake) })
-	return n.takeBPM
 }
 
-// refuseStake tells t why what it typed is no stake.
-func (n *network) refuseStake(t *terminal, typed string, err error) step {
-	t.Tell("\n%s is not a stake: %v\n", human.Quote(typed, quoted), err)
-	if t.tries++; t.tries < 3 {
-		return n.takeStake
+// takeBPM proposes a block with the pulse that t typed, or has t slashed if it is none.
+func (n *network) takeBPM(t *terminal, typed string, err error) {
+	bpm, noNumber := strconv.Atoi(typed)
+	if err != nil || noNumber != nil || bpm < 0 {
+		n.do(func() { n.slash(t, fmt.Sprintf("%.40q", typed)) })
+		t.over = true
+		return
 	}
-	n.do(func() { n.sendAway(t, "\ntoo many tries, goodbye\n") })
-	return nil
-}
-
-// takeBPM proposes a candidate block with the pulse that t typed, or has t
-// slashed if it is none.
-func (n *network) takeBPM(t *terminal, typed string, err error) step {
-	bpm, parseErr := strconv.Atoi(typed)
-	if err != nil || parseErr != nil || bpm < 0 {
-		n.do(func() { n.slash(t, typed) })
-		return nil
-	}
-	c := &candidate{Block: Block{BPM: bpm, Validator: t.address}, stake: t.stake, terminal: t, answered: make(chan struct{})}
+	c := &candidate{bpm: bpm, terminal: t, answered: make(chan struct{})}
 	select {
 	case n.candidateBlocks <- c:
-		<-c.answered
-		return n.takeBPM
 	case <-n.stopped:
-		return nil
+		return
+	}
+	select {
+	case <-c.answered:
+	case <-n.stopped:
 	}
 }
 
-// parseStake reads a stake in tokens; its error says what would be one.
-func parseStake(typed string) (int64, error) {
+// parseStake reads a stake of 1 to most tokens; its error says what would be one. An error of the
+// reading comes first.
+func parseStake(typed string, err error, most int64) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
 	stake, err := strconv.ParseInt(typed, 10, 64)
 	switch {
 	case err != nil && !errors.Is(err, strconv.ErrRange):
 		return 0, errors.New("it must be a whole number, such as 100")
-	case err != nil && stake > 0:
-		return 0, fmt.Errorf("the most is %d", int64(math.MaxInt64))
+	case stake > most, err != nil && stake > 0:
+		return 0, fmt.Errorf("the most is %d", most)
 	case stake < 1:
 		return 0, errors.New("the least is 1")
 	}
 	return stake, nil
 }
 
-// refuse takes leave of a terminal for which there is no room.
-func (n *network) refuse(conn net.Conn) {
-	n.farewell(n.announcements.Conn(conn), "the server is full, try again later\n")
+// refuse turns a terminal away for which there is no place.
+func (n *network) refuse(conn net.Conn, why error) {
+	words := "the server is full, try again later\n"
+	if why == accept.ErrTooMany {
+		words = "too many terminals from your address, try again later\n"
+	}
+	turnAway(n.announcements.Conn(conn), words)
 }
 
-// farewell has a terminal that was never let in hear words, and nothing else.
-func (n *network) farewell(c *lineconn.Conn, words string) {
-	c.Send(lineconn.Text(words))
-	c.Finish()
-	c.Hangup()
+// turnAway closes a connection that is not let in, with these words. It is not inlined, as do.
+//
+//go:noinline
+func turnAway(c *lineconn.Conn, words string) {
+	c.End(words)
+	c.Close()
 }
 
 // ---- The lottery ----
@@ -502,132 +601,283 @@ func (n *network) farewell(c *lineconn.Conn, words string) {
 // open round at once and takes leave of every terminal.
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
-	n.terminals = lineconn.NewGroup(n.broadcastEvery)
-	n.reportTimer = time.NewTimer(time.Hour)
-	n.reportTimer.Stop() // until there is news
-	n.roundEnds = time.Now().Add(n.roundLength)
-	round := time.NewTimer(n.roundLength)
 	for {
 		select {
 		case c := <-n.candidateBlocks:
 			n.propose(c)
 		case f := <-n.calls:
 			f()
-		case <-round.C:
-			// The next one ends by the clock, unless that is past.
-			n.roundEnds = n.roundEnds.Add(n.roundLength)
+		case <-n.roundTimer.C:
 			n.pickWinner()
-			if now := time.Now(); n.roundEnds.Before(now) {
-				n.roundEnds = now.Add(n.roundLength)
-			}
-			round.Reset(time.Until(n.roundEnds))
+		case <-n.kept:
+			n.announce()
+		case <-n.keepTimer.C:
+			n.stopWaiting()
 		case <-n.terminals.Due.C:
-			n.terminals.Broadcast(n.chain.Newest(), []byte("]\n"))
-		case <-n.reportTimer.C:
-			n.report()
+			n.terminals.Broadcast(n.newest.Status())
+		case <-n.validators.Due.C:
+			n.validators.Show(n.console, n.log)
 		case <-ctx.Done():
-			n.pickWinner()
-			n.terminals.Dismiss(goodbye)
+			n.stop()
 			return
 		}
 	}
 }
 
-// pickWinner ends the round: one ticket is drawn evenly from all the tokens
-// behind its proposals, and the block of its holder is checked, kept and announced.
-// Without a proposal it does nothing. If the block cannot be kept, the
-// proposals stay for the next draw.
-func (n *network) pickWinner() {
-	if len(n.proposals) == 0 {
-		return
+// openRound opens the round that d decides. It ends by the clock, roundLength after the one before should have ended;
+// or from now, if that is past, as after the machine was suspended: rounds are not made up for.
+func (n *network) openRound(d *draw.Draw) {
+	n.round, n.proposers = d, nil
+	clear(n.origins)
+	n.roundEnds = n.roundEnds.Add(n.roundLength)
+	if now := time.Now(); !n.roundEnds.After(now) {
+		n.roundEnds = now.Add(n.roundLength)
 	}
-	stakes := make([]int64, len(n.proposals))
-	for i, c := range n.proposals {
-		stakes[i] = c.stake
-	}
-	totals := runningTotals(stakes)
-	total := totals[len(totals)-1]
-	ticket := drawTicket(total)
-	winner := n.proposals[ticketHolder(totals, ticket)]
-	if err := n.forge(winner.Block); err != nil {
-		if !n.unkept {
-			n.unkept = true
-			n.log.Printf("block %d is not forged: %v; its proposals stay for the next draw", winner.Index, err)
-		}
-		return
-	}
-	if n.unkept {
-		n.unkept = false
-		n.log.Printf("block %d is forged: blocks can be kept again", winner.Index)
-	}
-	share, _ := new(big.Rat).SetFrac(big.NewInt(winner.stake), total).Float64()
-	fmt.Fprintf(n.console, "block %d forged by %s: ticket %d of %d from %d proposals, stake %d (%.1f%%)\n",
-		winner.Index, winner.Validator, ticket, total, len(stakes), winner.stake, 100*share)
+	n.roundTimer.Reset(time.Until(n.roundEnds))
+}
 
-	announcement := "\nwinning validator: " + winner.Validator + "\n"
-	if t := winner.terminal; t != nil {
-		n.terminals.Announce(announcement, t.Conn)
-		t.Tell("%syou forged block %d\n", announcement, winner.Index)
-	} else {
-		n.terminals.Announce(announcement, nil)
+// pickWinner ends the round: a ticket is drawn of all those that were given out, and the block of its holder is
+// kept by a goroutine beside the lottery, which never waits for a disk. Until that is done no round is open.
+// Without a proposal that can win there is no block, and the seal stays.
+func (n *network) pickWinner() {
+	lines := n.round.Lines()
+	outcome := n.round.Outcome(lines)
+	if outcome.Winner < 0 {
+		n.openRound(n.round.Again())
+		return
 	}
-	decided := n.proposals
-	n.proposals = nil
-	for _, c := range decided {
-		if t := c.terminal; t != nil {
-			t.proposal = nil
-			if t.ended {
-				n.leave(t)
+	winner := n.round.Entries[outcome.Winner]
+	bpm, _ := strconv.Atoi(winner.Note)
+	n.drawn = &drawnBlock{generateBlock(n.head, bpm, winner.Name), outcome, lines, draw.New()}
+	n.keepTimer.Reset(time.Second)
+	n.keeping.Add(1)
+	go n.keep(n.drawn)
+}
+
+// keep makes durable how d was drawn, and then its block. What was drawn stays: if it cannot be kept, the same
+// block is tried again every second, since to draw again would be a second chance for whoever runs the server.
+func (n *network) keep(d *drawnBlock) {
+	defer n.keeping.Done()
+	recorded := false
+	var said time.Time
+	for {
+		var err error
+		if !recorded {
+			err = n.keepRecord(d)
+			recorded = err == nil
+		}
+		if err == nil {
+			err = n.forge(d.Block)
+		}
+		if err == nil {
+			break
+		}
+		if now := time.Now(); now.Sub(said) >= time.Minute {
+			n.log.Printf("block %d is drawn and cannot be kept: %v; it is tried again every second", d.Index, err)
+			said = now
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-n.stopped:
+			return
+		}
+	}
+	if !said.IsZero() {
+		n.log.Printf("block %d is kept", d.Index)
+	}
+	n.kept <- struct{}{}
+}
+
+// keepRecord makes durable how d was drawn. The draws file may be moved, packed or deleted at any time: then
+// a new one is begun.
+func (n *network) keepRecord(d *drawnBlock) error {
+	if n.drawsFile == "" {
+		return nil
+	}
+	line, err := draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next)
+	if err == nil {
+		err = n.draws.Append(line)
+	}
+	if errors.Is(err, linefile.ErrChanged) || errors.Is(err, os.ErrClosed) {
+		n.draws.Close()
+		draws, fault := linefile.Open(n.drawsFile)
+		if fault == nil {
+			n.log.Printf("%s: %v; the draws go on in the file of that name that is there now", n.drawsFile, err)
+			n.draws = draws
+			fault = draws.Append(line)
+		}
+		err = fault
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.drawsFile, err)
+	}
+	return nil
+}
+
+// forge makes block durable, once it is checked against the head.
+func (n *network) forge(block Block) error {
+	if err := isBlockValid(block, n.head); err != nil {
+		return fmt.Errorf("it does not follow the head: %w", err)
+	}
+	err := n.chain.Append(encode(block))
+	if errors.Is(err, linefile.ErrChanged) {
+		err = fmt.Errorf("%w: put it back as it was, or mend it and restart the server", err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.chainFile, err)
+	}
+	return nil
+}
+
+// stopWaiting tells those who wait for the drawn block to be kept that it is overdue.
+func (n *network) stopWaiting() {
+	n.overdue = true
+	if now := time.Now(); now.Sub(n.slowSaid) >= time.Minute {
+		n.log.Printf("block %d is not kept after a second: until it is, nobody can propose", n.drawn.Index)
+		n.slowSaid = now
+	}
+	n.proposeWaiting()
+}
+
+// proposeWaiting answers the candidates that have waited.
+func (n *network) proposeWaiting() {
+	waiting := n.waiting
+	n.waiting = nil
+	for _, c := range waiting {
+		n.propose(c)
+	}
+}
+
+// announce makes the drawn block, which is kept, the head, tells everybody, and opens the next round.
+func (n *network) announce() {
+	d, round, proposers := n.drawn, n.round, n.proposers
+	n.drawn, n.overdue = nil, false
+	n.keepTimer.Stop()
+	n.head = d.Block
+	n.newest.Add(encode(d.Block))
+	n.openRound(d.next)
+
+	seal, stake := sealLine(d.Index+1, d.next), round.Entries[d.Winner].Tickets
+	fmt.Fprintf(n.console, "block %d: BPM %d, %v, proposals %d, stake %d (%s), forged by\n  %s\n%s",
+		d.Index, d.BPM, d.Outcome, len(proposers), stake, percent(stake, d.Total), d.Validator, seal)
+	n.lastDraw = lineconn.NewNotice(fmt.Appendf(nil, "\nblock %d: %v; the lines of its draw:\n", d.Index, d.Outcome), []byte(d.lines))
+	won := fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v, secret %s\n", d.Validator, d.Index, d.BPM, d.Outcome, round.Secret())
+	everybody := lineconn.NewNotice([]byte(won + seal))
+	if t := proposers[d.Winner]; t != nil {
+		n.terminals.Announce(everybody, t.Conn)
+		t.Tell("%syou forged block %d\n%s", won, d.Index, seal)
+	} else {
+		n.terminals.Announce(everybody, nil)
+	}
+	for _, t := range proposers {
+		if t == nil {
+			continue
+		}
+		if t.proposal = 0; t.ended {
+			n.leave(t, "")
+		}
+	}
+	n.proposeWaiting()
+}
+
+// stop draws the open round at once, behind a block that is being kept, and ends all conversations.
+func (n *network) stop() {
+	limit, cancel := context.WithTimeout(context.Background(), keepLimit)
+	defer cancel()
+	for range 2 {
+		if n.drawn == nil {
+			n.pickWinner()
+		}
+		if n.drawn != nil {
+			select {
+			case <-n.kept:
+				n.announce()
+			case <-limit.Done():
 			}
 		}
 	}
+	n.terminals.End(goodbye)
 }
 
-// runningTotals returns the sum of the first stake, of the first two, and so on to
-// the sum of them all. The sums may pass 64 bits.
-func runningTotals(stakes []int64) []*big.Int {
-	totals := make([]*big.Int, len(stakes))
-	total := new(big.Int)
-	for i, stake := range stakes {
-		total = new(big.Int).Add(total, big.NewInt(stake))
-		totals[i] = total
+// ---- Checking the files ----
+
+// verify checks a chain file and the draws file that goes with it, unless that has no name; also while a
+// server writes them. Memory does not grow with the files.
+func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
+	if chainName == "" {
+		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
 	}
-	return totals
-}
-
-// drawTicket draws one of the tickets 1 to total, each as likely as any other and
-// known to nobody before. total must be above 0.
-func drawTicket(total *big.Int) *big.Int {
-	ticket, err := rand.Int(rand.Reader, total) // even: no modulo bias
+	// The draws first: each but the last was announced, so that its block is in the chain that is read.
+	draws, err := openAsItIs(cmp.Or(drawsName, os.DevNull))
 	if err != nil {
-		panic(err) // cannot be: rand.Reader never fails
+		return err
 	}
-	return ticket.Add(ticket, big.NewInt(1))
-}
-
-// ticketHolder returns the index of the proposer whose ticket it is, one of 1 to the
-// last of the running totals: the first proposer holds as many tickets as it has
-// staked tokens, from 1 on, the second the next ones, and so on.
-func ticketHolder(totals []*big.Int, ticket *big.Int) int {
-	i, _ := slices.BinarySearchFunc(totals, ticket, (*big.Int).Cmp)
-	return i
-}
-
-// forge makes block the new head: once it is checked against the old one, encoded,
-// here and nowhere else, and durable.
-func (n *network) forge(block Block) error {
-	if !isBlockValid(block, n.head) {
-		return fmt.Errorf("it does not follow the head: %w", blockFault(block, n.head))
-	}
-	line, err := json.Marshal(block)
-	if err == nil {
-		err = n.file.Append(line)
-	}
+	defer draws.Close()
+	chain, err := openAsItIs(chainName)
 	if err != nil {
-		return fmt.Errorf("cannot keep it: %w", err)
+		return err
 	}
-	n.head = block
-	n.chain.Add(line)
+	defer chain.Close()
+	records := draw.NewRecords(draws)
+	blocks := newBlockScanner(linefile.NewLines(chain, linefile.MaxLine))
+	records.Scan()
+	for blocks.Scan() {
+		b := blocks.head
+		records.Match(b.Index, b.Hash, b.Validator, strconv.Itoa(b.BPM))
+	}
+	head := blocks.head
+	switch err := blocks.Err(); {
+	case err != nil:
+		return fmt.Errorf("%s: %w", chainName, err)
+	case head == beforeGenesis():
+		return fmt.Errorf("%s: there is no genesis block", chainName)
+	case len(blocks.Tail()) > 0:
+		fmt.Fprintf(stderr, "%s: a last line without its end does not count: it was never announced\n", chainName)
+	}
+	fmt.Fprintf(stdout, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
+	if drawsName == "" {
+		return nil
+	}
+	if err := records.MatchEnd(head.Index); err != nil {
+		return fmt.Errorf("%s: %w", drawsName, err)
+	}
+	fmt.Fprintf(stdout, "ok: %d draws", records.Matched)
+	if without := head.Index - records.Matched; without > 0 {
+		fmt.Fprintf(stdout, "; %d blocks have no record of their draw", without)
+	}
+	if n := len(records.Anew); n > 0 {
+		fmt.Fprintf(stdout, "; the seal was made anew %d times, as after a restart (lines %s)", n, strings.Join(records.Anew, ", "))
+	}
+	fmt.Fprintln(stdout)
+	return nil
+}
+
+// snapshot is a file up to the size that it had when it was opened.
+type snapshot struct {
+	io.Reader
+	io.Closer
+}
+
+// openAsItIs opens a file of which what is added later is not read.
+func openAsItIs(name string) (snapshot, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return snapshot{}, err
+	}
+	size, err := file.Seek(0, io.SeekEnd)
+	return snapshot{io.NewSectionReader(file, 0, size), file}, err
+}
+
+// fairness shows whether wins follow stakes, from a draws file.
+func fairness(drawsName string, stdout io.Writer) error {
+	draws, err := openAsItIs(drawsName)
+	if err != nil {
+		return err
+	}
+	defer draws.Close()
+	if err := draw.Fairness(stdout, draws); err != nil {
+		return fmt.Errorf("%s: %w", drawsName, err)
+	}
 	return nil
 }
 
@@ -640,40 +890,109 @@ type settings struct {
 	broadcastEvery  time.Duration // > 0
 	broadcastBlocks int           // the newest blocks in a broadcast; 0: all
 	chainFile       string        // where the chain is kept; empty: in memory only
-	maxClients      int           // terminals at once; 0: no limit
+	drawsFile       string        // where the draws are kept; empty: nowhere
+	maxStake        int64         // tokens
+	maxClients      int           // terminals at once, and proposals in a round; 0: no limit, and 1,000,000
+	maxPerAddress   int           // the same, from one network address; 0: no limit
 }
 
-// loadSettings reads the settings with lookup, such as os.LookupEnv. Its error names
-// the variable, the value and what would be right.
-func loadSettings(lookup func(name string) (value string, ok bool)) (settings, error) {
-	r := env.New(lookup)
-	s := settings{
-		addr:            r.Address("ADDR", "9000"),
-		roundLength:     r.Duration("ROUND", "30s"),
-		broadcastEvery:  r.Duration("BROADCAST", "1m"),
-		broadcastBlocks: r.Count("BROADCAST_BLOCKS", "1000", "a number of blocks, or 0 for the whole chain"),
-		chainFile:       r.String("CHAIN_FILE", "chain.jsonl"),
-		maxClients:      r.Count("MAX_CLIENTS", "10000", "a number of terminals, or 0 for as many as the system allows"),
+// maxProposals is how many proposals a round may have.
+func (s settings) maxProposals() int { return cmp.Or(s.maxClients, 1_000_000) }
+
+// setting returns the value of an environment variable, or missing if it is not set. An empty value is a value.
+func setting(name, missing string) string {
+	if value, ok := os.LookupEnv(name); ok {
+		return value
 	}
-	return s, r.Err()
+	return missing
 }
 
-const usage = `usage: proofofstake                run a server
-       proofofstake verify [FILE]  check a chain file`
+// loadSettings reads the settings from the environment. Its error names the variable,
+// the value and what would be right.
+func loadSettings() (s settings, err error) {
+	check := func(right bool, name, value, want string) {
+		if !right && err == nil {
+			err = fmt.Errorf("%s=%q is not right: want %s", name, value, want)
+		}
+	}
+	duration := func(name, missing string) time.Duration {
+		value := setting(name, missing)
+		d, fault := time.ParseDuration(value)
+		check(fault == nil && d > 0, name, value, "a duration above 0, such as "+missing)
+		return d
+	}
+	number := func(name, missing string, least, most int64, want string) int64 {
+		value := setting(name, missing)
+		i, fault := strconv.ParseInt(value, 10, 64)
+		check(fault == nil && least <= i && i <= most, name, value, want)
+		return i
+	}
+	addr := setting("ADDR", "9000")
+	if s.addr = addr; !strings.Contains(addr, ":") {
+		s.addr = ":" + addr
+	}
+	_, port, _ := net.SplitHostPort(s.addr)
+	_, fault := strconv.ParseUint(port, 10, 16)
+	check(fault == nil, "ADDR", addr, "a port, such as 9000, or host:port, such as 127.0.0.1:9000")
+	s.roundLength = duration("ROUND", "30s")
+	s.broadcastEvery = duration("BROADCAST", "1m")
+	s.broadcastBlocks = int(number("BROADCAST_BLOCKS", "10", 0, 1<<30, "a number of blocks, or 0 for the whole chain"))
+	if s.chainFile = setting("CHAIN_FILE", "chain.jsonl"); s.chainFile != "" {
+		s.drawsFile = setting("DRAWS_FILE", "draws.jsonl")
+	}
+	s.maxStake = number("MAX_STAKE", "9223372036854775807", 1, math.MaxInt64, "a number of tokens from 1 on, such as 1000")
+	s.maxClients = int(number("MAX_CLIENTS", "10000", 0, 1<<30, "a number of terminals, or 0 for as many as the system allows"))
+	s.maxPerAddress = int(number("MAX_PER_ADDRESS", "1000", 0, 1<<30, "a number of terminals, or 0 for no limit"))
+	return s, err
+}
+
+// readable rounds d to whole seconds, or below one second to milliseconds; a negative one is 0.
+func readable(d time.Duration) time.Duration {
+	if d < time.Second {
+		return max(d, 0).Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
+
+const usage = `usage: proofofstake                          run a server
+       proofofstake verify [CHAIN [DRAWS]]   check the chain file and how its blocks were drawn
+       proofofstake fairness [DRAWS]         show whether wins follow stakes`
 
 func main() {
+	err := godotenv.Load()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	args := os.Args[1:]
-	verifies := len(args) > 0 && args[0] == "verify"
-	if len(args) > 2 || len(args) > 0 && !verifies {
+	switch {
+	case err != nil:
+		err = fmt.Errorf(".env: %w", err)
+	case len(args) == 0:
+		var s settings
+		if s, err = loadSettings(); err == nil {
+			err = start(s)
+		}
+	case args[0] == "verify" && len(args) <= 3:
+		chain, draws := setting("CHAIN_FILE", "chain.jsonl"), setting("DRAWS_FILE", "draws.jsonl")
+		switch _, missing := os.Stat(draws); {
+		case len(args) == 3:
+			chain, draws = args[1], args[2]
+		case len(args) == 2 && args[1] != chain:
+			chain, draws = args[1], ""
+			fmt.Fprintln(os.Stderr, "the draws are not checked: name their file as well")
+		case errors.Is(missing, fs.ErrNotExist):
+			draws = os.DevNull // it may be moved or deleted at any time
+		}
+		err = verify(chain, draws, os.Stdout, os.Stderr)
+	case args[0] == "fairness" && len(args) <= 2:
+		name := setting("DRAWS_FILE", "draws.jsonl")
+		if len(args) == 2 {
+			name = args[1]
+		}
+		err = fairness(name, os.Stdout)
+	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
-	}
-	s, err := readSettings()
-	if verifies {
-		name := append(args[1:], s.chainFile)[0] // FILE, or else the setting; others do not matter
-		err = verify(name, os.Stdout, os.Stderr)
-	} else if err == nil {
-		err = start(s)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -681,63 +1000,37 @@ func main() {
 	}
 }
 
-// readSettings reads the settings from the environment and from .env, if there is one.
-func readSettings() (settings, error) {
-	if err := godotenv.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return settings{}, fmt.Errorf(".env: %w", err)
-	}
-	return loadSettings(os.LookupEnv)
-}
-
-// verify checks the chain file name, also while a server is writing it.
-func verify(name string, stdout, stderr io.Writer) error {
-	if name == "" {
-		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	read := func(fn func([]byte) error) ([]byte, error) { return linefile.Read(file, fn) }
-	head, tail, err := readChain(read, func(Block, []byte) {})
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if len(tail) > 0 {
-		fmt.Fprintf(stderr, "%s: a last line without its end does not count: it was never announced\n", name)
-	}
-	if head == beforeGenesis() {
-		return fmt.Errorf("%s: there is no genesis block", name)
-	}
-	fmt.Fprintf(stdout, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
-	return nil
-}
-
-// start runs a server until Ctrl-C, SIGTERM, or SIGHUP, which the closing of a window sends.
+// start runs a server until Ctrl-C, SIGTERM, or SIGHUP, which the closing of a window sends, unless that
+// is ignored (nohup).
 func start(s settings) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	if signal.Ignored(syscall.SIGHUP) {
+		signals = signals[:2]
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
+	_, _ = time.Now().Zone()       // reads the time zone for the log while there are files to be opened
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
 	defer stdout.Close(consoleLimit)
 	defer stderr.Close(consoleLimit)
-	ln, err := net.Listen("tcp", s.addr)
+	ln, err := lineconn.Listen(s.addr)
 	if err != nil {
 		return fmt.Errorf("ADDR=%q: %w; want a free port of this machine", s.addr, err)
 	}
-	n, err := newNetwork(s, stdout, log.New(stderr, "", log.LstdFlags))
+	n, err := newNetwork(ctx, s, stdout, log.New(stderr, "", log.LstdFlags))
 	if err != nil {
-		return fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
+		return err
 	}
-	fmt.Fprintf(stdout, "listening on %s\n", ln.Addr())
-	n.serve(ctx, ln.(*net.TCPListener))
+	fmt.Fprintf(stdout, "%slistening on %s\n", sealLine(n.head.Index+1, n.round), ln.Addr())
+	n.serve(ctx, ln)
 	return nil
 }
 
-// The end takes as long as these at most: the last draw and the last words to
+// The end takes as long as these at most: the last draws, then with them the last words to
 // terminals, then what the console has not taken.
 const (
+	keepLimit    = 2 * time.Second
 	goodbyeLimit = 4 * time.Second
 	consoleLimit = 200 * time.Millisecond
 )
@@ -746,7 +1039,7 @@ const (
 // every terminal has left, or goodbyeLimit later.
 func (n *network) serve(ctx context.Context, ln accept.Listener) {
 	go n.run(ctx)
-	server := &accept.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, Log: n.log}
+	server := &accept.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}
 	server.Serve(ctx, ln)
 	limit := time.After(goodbyeLimit)
 	left := make(chan struct{})

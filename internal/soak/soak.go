@@ -1,30 +1,31 @@
-// Command soak drives a real server, built with the race detector and run as a process
-// of its own, with a crowd of terminals that join, stake, propose, misbehave, stall and
-// vanish, while it is killed, stopped and started again on the same chain file. It holds
-// every byte that any of them reads against the contract (README.md), and everything
-// that all of them heard against the chain file.
+// Command soak drives a real server, built with the race detector and run as a process of its own, with a crowd of
+// terminals that stake, propose, misbehave, stall and vanish, while it is killed, stopped and started again on the same
+// files. Every terminal's text is kept. When a server has ended, plain functions judge the finished transcripts against
+// the contract, the chain file and the draws file; they share no code with the server.
 //
-//	go run ./internal/soak -for 60s [-seed N] [-crowd N]
+//	go run ./internal/soak -for 60s [-seed N]
 //
-// It ends with "soak: ok" and status 0, or with what went wrong, and where all of it is
-// kept, and status 1. All choices come from the seed, but when what happens is up to the
-// machine: a seed repeats the kind of run, not the run.
-//
-// It cannot see whether blocks survive a loss of power (a killed process loses nothing that it has
-// written), or whether the draw is fair: tests of the packages do.
+// All choices come from the seed, but when what happens is up to the machine: a seed repeats the kind of run, not the run.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"maps"
+	"math"
+	"math/big"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/pprof"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,427 +33,508 @@ import (
 	"time"
 )
 
-// What the server is set to: all that happens in a day, in a minute.
-const (
-	roundLength     = 50 * time.Millisecond
-	broadcastEvery  = 300 * time.Millisecond
-	broadcastBlocks = 20
-)
+const patience, stopLimit = 10 * time.Second, 5 * time.Second // for whatever a server must do; from SIGTERM to its end
 
-// What is expected of it.
-const (
-	patience       = 10 * time.Second // for whatever a server must do, on a busy machine
-	stopLimit      = 5 * time.Second  // from SIGTERM to the end
-	serverPatience = 10 * time.Second // after which it may cut off who does not read
-	maxTries       = 3                // at a stake
-	maxGoroutines  = 6                // with nobody connected, and one for each processor
-	maxThreads     = 64
-	memoryMargin   = 48 << 10 // KiB, on top of half as much again
-	inUseMargin    = 4        // MiB, likewise
-	overtime       = 20 * time.Second
-)
-
-// soak is one run.
+// A soak is one run: one server after the other, on the same files.
 type soak struct {
-	seed      uint64
-	crowdSize int
-	dir       string // of the server's program and the chain file
-	binary    string
-	addr      string
-	ledger    *ledger
-	crowd     *crowd
-	r         *rand.Rand // of the goroutine that plays
+	ctx                               context.Context
+	seed                              uint64
+	r                                 *rand.Rand
+	dir, binary, chainFile, drawsFile string
+	chain, draws                      string // the whole lines of the files, when no server runs
+	mu                                sync.Mutex
+	faults                            []string // guarded by mu
+	count                             map[string]int
+	tenths                            [10]float64 // how many tickets were drawn from each tenth of all
+}
 
-	childMu   sync.Mutex
-	child     *epoch // the newest server
-	childless bool   // there must be no other
-
-	mu       sync.Mutex
-	epoch    *epoch        // where to connect; nil: nowhere now
-	opened   chan struct{} // closed when there is one again
-	failures int
-	failed   chan struct{} // closed after the first
-
-	settling sync.WaitGroup
-
-	// For the summary. The first are counted by many, the others by the main goroutine,
-	// or the one that settles.
-	connections, accepted, announcements, broadcasts, slashes, full, checks atomic.Int64
-
-	epochs, kills, stops, tornFiles, verified, heard, goroutines int
-	slowestStop                                                  time.Duration
+// A server is a life while it lasts.
+type server struct {
+	life
+	soak                    *soak
+	cmd                     *exec.Cmd
+	addr                    string
+	began                   time.Time
+	ending, exited, leaving atomic.Bool    // it is to end; it has; the crowd is to leave
+	crowd                   sync.WaitGroup // members, and terminals that read
+	pieces                  []string       // of the draws file, moved away
+	fresh                   int            // files that it had open before anybody came
 }
 
 func main() {
 	length := flag.Duration("for", time.Minute, "how long to go on, 10s or more")
 	seed := flag.Uint64("seed", 0, "where all choices come from; 0: the clock")
-	size := flag.Int("crowd", 400, "terminals at once")
 	flag.Parse()
-	if flag.NArg() > 0 || *length < 10*time.Second || *size < 1 {
-		fmt.Fprintln(os.Stderr, "soak: want -for 10s or more, -crowd 1 or more, and nothing else")
-		os.Exit(2)
-	}
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano()) % 1e9
 	}
-	os.Exit(run(*length, *seed, *size))
-}
-
-// run does it all and returns the exit status.
-func run(length time.Duration, seed uint64, size int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	dir, err := os.MkdirTemp("", "soak-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "soak:", err)
-		return 1
+	ctx, cancel := context.WithTimeout(ctx, *length+2*time.Minute) // nothing may take longer, whatever goes wrong
+	s := &soak{ctx: ctx, seed: *seed, r: rand.New(rand.NewPCG(*seed, 0)), count: map[string]int{}}
+	if err := s.run(*length); err != nil {
+		s.fail("%v", err)
 	}
-	s := &soak{seed: seed, crowdSize: size, dir: dir, binary: filepath.Join(dir, "proofofstake"), r: rand.New(rand.NewPCG(seed, 0)),
-		opened: make(chan struct{}), failed: make(chan struct{})}
-	if runtime.GOOS == "windows" {
-		s.binary += ".exe"
-	}
-	s.ledger = newLedger(s, filepath.Join(dir, "chain.jsonl"), broadcastBlocks)
-	s.crowd = &crowd{soak: s}
-	fmt.Printf("soak: seed %d, for %v, %d terminals at once\n", seed, length, size)
-
-	build := exec.CommandContext(ctx, "go", "build", "-race", "-o", s.binary, "proofofstake")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "soak: cannot build the server:", err)
-		os.RemoveAll(dir)
-		return 1
-	}
-	if s.addr, err = freePort(s.r.IntN(10000)); err != nil {
-		fmt.Fprintln(os.Stderr, "soak: no free port:", err)
-		os.RemoveAll(dir)
-		return 1
-	}
-
-	// Nothing may take longer than that, whatever goes wrong.
-	defer time.AfterFunc(length+overtime, func() {
-		s.fail("not done %v after its time; what this program is at:", overtime)
-		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-		s.killChild()
+	cancel()
+	stop()
+	if len(s.faults) > 0 {
+		fmt.Printf("soak: FAILED, seed %d: %d faults; the files and the servers' words are in %s\n", *seed, len(s.faults), s.dir)
 		os.Exit(1)
-	}).Stop()
-
-	began := time.Now()
-	done := make(chan struct{})
-	go func() { defer close(done); s.play(began, length) }()
-	select {
-	case <-done:
-	case <-s.failed:
-		select { // others may have something to say about it
-		case <-done:
-		case <-time.After(1500 * time.Millisecond):
-		}
-	case <-ctx.Done():
-		s.killChild()
-		os.RemoveAll(dir)
-		fmt.Println("soak: interrupted")
-		return 1
 	}
-	s.killChild()
-	s.mu.Lock()
-	failures := s.failures
-	s.mu.Unlock()
-	if failures > 0 {
-		fmt.Fprintf(os.Stderr, "soak: %d failures, seed %d; the chain file and the server are in %s\n", failures, seed, dir)
-		return 1
+	os.RemoveAll(s.dir)
+	fmt.Print("soak ok: ")
+	for _, kind := range slices.Sorted(maps.Keys(s.count)) {
+		fmt.Printf("%s %d, ", kind, s.count[kind])
 	}
-	s.summarize(time.Since(began))
-	os.RemoveAll(dir)
-	fmt.Println("soak: ok")
-	return 0
+	fmt.Printf("seed %d\n", *seed)
 }
 
-// fail reports a failure, if there are not too many already. The first one ends the run.
+// fail notes a fault, and shows it if it is one of the first.
 func (s *soak) fail(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failures++; s.failures <= 10 {
-		fmt.Fprintf(os.Stderr, "soak: FAILED (seed %d): %s\n", s.seed, fmt.Sprintf(format, args...))
-	}
-	if s.failures == 1 {
-		close(s.failed)
+	if s.faults = append(s.faults, fmt.Sprintf(format, args...)); len(s.faults) < 5 {
+		fmt.Printf("soak: seed %d: %s\n", s.seed, s.faults[len(s.faults)-1])
 	}
 }
 
-// over reports whether something has failed.
-func (s *soak) over() bool {
-	select {
-	case <-s.failed:
-		return true
-	default:
-		return false
+// until waits until something is so, at most for d, and reports whether it is. Servers and people are real here, and so is time.
+func until(d time.Duration, so func() bool) bool {
+	for limit := time.Now().Add(d); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			return false
+		}
+	}
+	return true
+}
+
+// read is what a file holds; nothing, if it is not there. whole is its whole lines.
+func read(name string) string {
+	text, _ := os.ReadFile(name)
+	return string(text)
+}
+
+func whole(text string) string { return text[:strings.LastIndex(text, "\n")+1] }
+
+// run is the whole run. Its error is what kept it from going on, or what is wrong with all of it.
+func (s *soak) run(length time.Duration) (err error) {
+	goroutines, torn, last := runtime.NumGoroutine(), false, false
+	if s.dir, err = os.MkdirTemp("", "soak-"); err != nil {
+		return err
+	}
+	s.binary, s.chainFile, s.drawsFile = filepath.Join(s.dir, "server.exe"), filepath.Join(s.dir, "chain.jsonl"), filepath.Join(s.dir, "draws.jsonl")
+	if out, err := exec.CommandContext(s.ctx, "go", "build", "-race", "-o", s.binary, "proofofstake").CombinedOutput(); err != nil {
+		return fmt.Errorf("building the server: %w\n%s", err, out)
+	}
+	for deadline, number := time.Now().Add(length), 1; len(s.faults) == 0 && !last; number++ {
+		l, err := s.start(number, torn)
+		if err != nil {
+			return err
+		}
+		l.gather()
+		left := max(time.Until(deadline), 8*time.Second)
+		if last = left < 15*time.Second; !last {
+			left = 2*time.Second + time.Duration(s.r.Int64N(int64(8*time.Second)))
+		}
+		for end := time.Now().Add(left); time.Now().Before(end) && !l.exited.Load(); l.meddle() {
+			time.Sleep(min(time.Until(end), time.Second+time.Duration(s.r.Int64N(2e9))))
+		}
+		l.finish(last)
+		torn = s.tear()
+	}
+	chi, all := 0.0, float64(s.count["draws"])
+	for _, n := range s.tenths {
+		chi += (n - all/10) * (n - all/10) / (all / 10)
+	}
+	if s.ctx.Err() != nil || runtime.NumGoroutine() > goroutines+3 || chi > 45 || s.count["full"] == 0 { // 45: once in a million runs
+		err = fmt.Errorf("interrupted or late: %v; %d goroutines, %d before; drawn from each tenth of the tickets: %v; %d found the server full",
+			s.ctx.Err(), runtime.NumGoroutine(), goroutines, s.tenths, s.count["full"])
+	}
+	return err
+}
+
+// command is the server's program with the settings of the run.
+func (s *soak) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(s.ctx, s.binary, args...)
+	cmd.Dir = s.dir // no .env there
+	cmd.Env = append(os.Environ(), "ADDR=127.0.0.1:0", "ROUND="+roundLength.String(), "BROADCAST="+broadcastEvery.String(),
+		"BROADCAST_BLOCKS="+strconv.Itoa(broadcastBlocks), "CHAIN_FILE="+s.chainFile, "DRAWS_FILE="+s.drawsFile,
+		"MAX_CLIENTS="+strconv.Itoa(maxClients), "GORACE=atexit_sleep_ms=50") // not 1 s, which would count as the server's
+	return cmd
+}
+
+// start starts a server and waits until it listens.
+func (s *soak) start(number int, torn bool) (*server, error) {
+	l := &server{soak: s, cmd: s.command(), began: time.Now()}
+	l.number, l.first, l.torn, l.drawsFrom = number, max(1, strings.Count(s.chain, "\n")), torn, len(s.draws)
+	stdout, err1 := os.Create(l.file("stdout"))
+	stderr, err2 := os.Create(l.file("stderr"))
+	l.cmd.Stdout, l.cmd.Stderr = stdout, stderr
+	if err := errors.Join(err1, err2, l.cmd.Start(), stdout.Close(), stderr.Close()); err != nil {
+		return nil, err
+	}
+	l.crowd.Go(func() {
+		l.cmd.Wait()
+		l.exited.Store(true)
+	})
+	until(patience, func() bool {
+		_, l.addr, _ = strings.Cut(strings.TrimSpace(read(l.file("stdout"))), "\nlistening on ")
+		return l.addr != "" || l.exited.Load()
+	})
+	if l.fresh = l.files(); l.addr == "" || l.exited.Load() {
+		l.end(os.Kill)
+		return nil, fmt.Errorf("server %d does not listen: %s", number, read(l.file("stderr")))
+	}
+	return l, nil
+}
+
+func (l *server) now() time.Duration { return time.Since(l.began) }
+
+// file is where something of this server is kept.
+func (l *server) file(what string) string {
+	return filepath.Join(l.soak.dir, fmt.Sprintf("%d-%s", l.number, what))
+}
+
+// files is how many files the server has open; 0 where that is not known.
+func (l *server) files() int {
+	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", l.cmd.Process.Pid))
+	return len(files)
+}
+
+// end has the server end, if nothing did before.
+func (l *server) end(by os.Signal) {
+	if l.asked == 0 {
+		l.asked, l.killed = l.now(), by != os.Interrupt && by != syscall.SIGTERM
+		l.ending.Store(true)
+		l.cmd.Process.Signal(by)
 	}
 }
 
-// killChild ends the server, if there is one, and sees to it that there will be no other.
-func (s *soak) killChild() {
-	s.childMu.Lock()
-	defer s.childMu.Unlock()
-	s.childless = true
-	if s.child != nil {
-		s.child.kill()
+// meddle looks into what a running server does, or moves a file of it.
+func (l *server) meddle() {
+	s, piece := l.soak, l.file(fmt.Sprintf("draws-%d", len(l.pieces)))
+	if s.r.IntN(4) > 0 {
+		s.verify(false)
+	} else if os.Link(s.drawsFile, piece) == nil && os.Remove(s.drawsFile) == nil {
+		l.pieces, l.moved = append(l.pieces, piece), true
 	}
 }
 
-// play is the run: the first part with kills and restarts, the last with one server whose
-// memory is watched. Whatever fails ends it.
-func (s *soak) play(began time.Time, length time.Duration) {
-	until := func(share float64) time.Duration {
-		return time.Until(began.Add(time.Duration(share * float64(length))))
+// verify runs the server's own check of the files, and compares what it counts.
+func (s *soak) verify(down bool) {
+	var blocks, draws, without int
+	var head string
+	out, err := s.command("verify").CombinedOutput()
+	n, _ := fmt.Sscanf(string(out), "ok: %d blocks, head %64s\nok: %d draws; %d blocks have no record", &blocks, &head, &draws, &without)
+	known := strings.Count(s.chain, "\n")
+	if s.count["verified"]++; err != nil || n < 3 || blocks < known || down && blocks > known || draws+without != blocks-1 {
+		s.fail("verify says %q, %v, of a chain that had %d blocks", out, err, known)
 	}
-	pace := min(max(length/20, time.Second), 5*time.Second)
-	torn := false
-	for quiet := false; until(0.55) > 0; {
-		e, ok := s.startServer(torn, false)
-		if !ok {
-			return
-		}
-		s.open(e)
-		if s.crowd.cut == nil {
-			s.crowd.call(s.crowdSize)
-		}
-		s.wait(min(pace+upTo(s.r, pace), max(until(0.55), time.Second)))
-		switch {
-		case s.over():
-			return
-		case !quiet && until(0.2) < 0:
-			quiet = true
-			s.quiet(e, "after the first fifth")
-			s.crowd.call(s.crowdSize)
-			s.wait(time.Second)
-		case s.r.IntN(3) == 0:
-			s.secondServer()
-		}
-		if torn, ok = s.end(e); !ok {
-			return
-		}
-	}
+}
 
-	e, ok := s.startServer(torn, true)
-	if !ok {
+// forgotten reports whether the server has let go of everybody.
+func (l *server) forgotten() bool {
+	console := read(l.file("stdout"))
+	return l.files() <= l.fresh && strings.HasPrefix(console[max(0, strings.LastIndex(console, "validators: ")):], "validators: 0 with 0 tokens")
+}
+
+// finish ends a server, one way or another, and has it judged. The last one must have let go of everybody, and shows its goroutines.
+func (l *server) finish(last bool) {
+	s, limit := l.soak, patience
+	if l.exited.Load() {
+		s.fail("server %d ended by itself: %s", l.number, read(l.file("stderr")))
+	}
+	switch way := s.r.IntN(5); {
+	case last:
+		if l.leaving.Store(true); !until(3*patience, l.forgotten) {
+			s.fail("with nobody connected the server has %d open files, fresh it had %d, or it still lists validators", l.files(), l.fresh)
+		}
+		l.end(syscall.SIGQUIT)
+	case way < 2:
+		l.end([]os.Signal{os.Interrupt, syscall.SIGTERM}[way])
+		limit = stopLimit
+	}
+	l.end(os.Kill)
+	if !until(limit, l.exited.Load) {
+		s.fail("server %d goes on after %v", l.number, limit)
+		l.cmd.Process.Kill()
+	}
+	l.crowd.Wait()
+	if s.count["servers"]++; !l.killed {
+		s.count["servers stopped"]++
+		if l.cmd.ProcessState.ExitCode() != 0 {
+			s.fail("server %d ended with %v", l.number, l.cmd.ProcessState)
+		}
+	}
+	var dump string
+	if l.errs, dump, _ = strings.Cut(read(l.file("stderr")), "SIGQUIT: quit"); strings.Contains(dump, "handleConn") {
+		s.fail("with nobody connected there are still handlers:\n%s", dump)
+	}
+	l.console, l.chain = read(l.file("stdout")), read(s.chainFile)
+	for _, name := range append(l.pieces, s.drawsFile) {
+		l.draws += read(name)
+	}
+	if !strings.HasPrefix(l.chain, s.chain) || !strings.HasPrefix(l.draws, s.draws) {
+		s.fail("after server %d the files no longer begin with what they held before", l.number)
 		return
 	}
-	s.open(e)
-	s.wait(until(0.70))
-	if s.over() {
-		return
+	l.draws = l.draws[len(s.draws):]
+	s.chain, s.draws = whole(l.chain), whole(read(s.drawsFile))
+	l.judge()
+	for _, fault := range l.faults {
+		s.fail("%s", fault)
 	}
-	before := s.quiet(e, "after two thirds")
-	s.crowd.call(s.crowdSize)
-	s.wait(until(1))
-	if s.over() {
-		return
+	for kind, n := range l.count {
+		s.count[kind] += n
 	}
-	after := s.quiet(e, "at the end")
-	s.fillHouse(e)
-	after.inUse = e.usage().inUse
-	if after.inUse < 0 {
-		s.fail("nothing is known of the server's garbage collections")
+	for _, d := range l.records {
+		part, _ := new(big.Rat).SetFrac(d.Ticket, d.Total).Float64()
+		s.tenths[min(9, int(10*part))]++
 	}
-	if after.memory > before.memory+before.memory/2+memoryMargin || after.inUse > before.inUse+before.inUse/2+inUseMargin {
-		s.fail("the server's memory grew from %v to %v, with nobody connected", before, after)
-	}
-	e.countGoroutines()
-	s.close(e)
-	s.verify()
-	s.settling.Wait()
+	s.verify(true)
 }
 
-// wait waits for d, and runs verify now and then, while the server writes.
-func (s *soak) wait(d time.Duration) {
-	deadline := time.Now().Add(d)
-	for left := d; left > 0 && !s.over(); left = time.Until(deadline) {
-		select {
-		case <-time.After(min(left, time.Second+upTo(s.r, 3*time.Second))):
-		case <-s.failed:
-			return
-		}
-		if time.Until(deadline) > 0 {
-			s.verify()
-		}
-	}
-}
-
-// end ends the server e in one of many ways, and checks the file that it leaves. It
-// returns whether that has a torn last line now, and whether to go on.
-func (s *soak) end(e *epoch) (torn, ok bool) {
-	way := s.r.IntN(6)
-	if e.number <= 3 {
-		way = []int{5, 0, 4}[e.number-1] // some of each at least
-	}
-	switch {
-	case runtime.GOOS == "windows", way > 1:
-		s.kills++
-		if way > 3 { // as soon as somebody hears of a block
-			e.trap.Store(true)
-			select {
-			case <-e.exited:
-			case <-time.After(time.Second):
-			}
-		}
-		e.kill()
-		select {
-		case <-e.exited:
-		case <-time.After(patience):
-			s.fail("the server goes on after SIGKILL")
-			return false, false
-		}
-	case way == 1:
-		s.stops++
-		e.stop(os.Interrupt)
-	default:
-		s.stops++
-		e.stop(syscall.SIGTERM)
-	}
-	s.close(e)
-	left := s.ledger.reread()
-	if len(left) > 0 && e.stopped() {
-		s.fail("a server that was not killed leaves a torn line %q", left)
-	}
-	torn = len(left) > 0
-	if !torn && (e.number == 1 || s.r.IntN(3) == 0) {
-		s.tear()
+// tear does to the files what may happen to them while no server runs. It reports whether the chain file has a torn line.
+func (s *soak) tear() (torn bool) {
+	last := s.chain[strings.LastIndex(strings.TrimSuffix(s.chain, "\n"), "\n")+1:]
+	part := last[:1+s.r.IntN(len(last)-1)]
+	var err error
+	switch way := s.r.IntN(6); {
+	case len(read(s.chainFile)) > len(s.chain): // a kill has done it
 		torn = true
-	}
-	s.verify()
-	return torn, !s.over()
-}
-
-// tear adds to the chain file what a crash may leave: the beginning of a line.
-func (s *soak) tear() {
-	line := s.ledger.lines[len(s.ledger.lines)-1]
-	f, err := os.OpenFile(s.ledger.file, os.O_WRONLY|os.O_APPEND, 0)
-	if err == nil {
-		_, err = f.Write(line[:1+s.r.IntN(len(line))]) // the last of these lacks the newline only
-		f.Close()
+	case way == 0:
+		torn, err = true, os.WriteFile(s.chainFile, []byte(s.chain+part), 0o600)
+	case way == 1: // an editor has taken the last newline
+		torn, err = true, os.WriteFile(s.chainFile, []byte(strings.TrimSuffix(s.chain, "\n")), 0o600)
+	case way == 2:
+		err = os.WriteFile(s.drawsFile, []byte(s.draws+part), 0o600)
+	case way == 3:
+		s.draws, err = "", os.RemoveAll(s.drawsFile)
 	}
 	if err != nil {
-		s.fail("cannot tear the chain file: %v", err)
+		s.fail("cannot tear a file: %v", err)
 	}
-	s.tornFiles++
+	return torn
 }
 
-// open lets the crowd connect to e.
-func (s *soak) open(e *epoch) {
-	s.mu.Lock()
-	s.epoch = e
-	close(s.opened)
-	s.mu.Unlock()
-}
-
-// close notes that the server e is gone, and has it settled when the last
-// of its terminals is at its end.
-func (s *soak) close(e *epoch) {
-	s.mu.Lock()
-	s.epoch, s.opened = nil, make(chan struct{})
-	s.mu.Unlock()
-	s.ledger.reread()
-	e.head = s.ledger.head()
-	s.settling.Go(func() {
-		e.terminals.Wait()
-		s.ledger.settle(e)
-	})
-}
-
-// join returns the server to connect to, when there is one; nil if cut is closed first. The
-// caller must call terminals.Done.
-func (s *soak) join(cut <-chan struct{}) *epoch {
-	for {
-		s.mu.Lock()
-		e, opened := s.epoch, s.opened
-		if e != nil {
-			e.terminals.Add(1)
-		}
-		s.mu.Unlock()
-		if e != nil {
-			select {
-			case <-cut:
-				e.terminals.Done()
-				return nil
-			default:
-				return e
+// gather has the crowd come, some more than there is room for, a third of them from one address.
+func (l *server) gather() {
+	for i := range maxClients + 20 {
+		r := rand.New(rand.NewPCG(l.soak.seed, uint64(l.number)<<32|uint64(i)))
+		l.crowd.Go(func() {
+			for n := 0; !l.leaving.Load() && !l.ending.Load(); n++ {
+				part := pick(r, parts...)
+				if i < 3 && l.number%2 == 1 {
+					part = "1.R" // in a hurry
+				} else {
+					time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond) // they do not all come at once
+				}
+				if t := l.dial(fmt.Sprintf("member %d.%d (%s)", i, n, part), i%3 == 0, r); t != nil {
+					t.play(part)
+				}
 			}
-		}
-		select {
-		case <-opened:
-		case <-cut:
-			return nil
-		}
+		})
 	}
 }
 
-// quiet has the crowd leave and checks that the server gives back all that it cost.
-func (s *soak) quiet(e *epoch, when string) usage {
-	s.crowd.dismiss()
-	u := s.settled(e)
-	fmt.Printf("soak: %s, nobody connected: the server has %v; fresh it had %v\n", when, u, e.fresh)
-	return u
+// A terminal plays a part at one connection and keeps what happens there.
+type terminal struct {
+	*transcript // what was heard is the listener's, under mu; the rest is the player's
+	server      *server
+	conn        *net.TCPConn
+	r           *rand.Rand
+	mu          sync.Mutex
+	rest, lull  atomic.Int64 // it does not read before that time, and so often
+	bpm         int
 }
 
-// settled checks what the server has, when everybody has left, and returns it.
-func (s *soak) settled(e *epoch) usage {
-	u := e.usage()
-	for limit := time.Now().Add(patience / 2); u.files > e.fresh.files && time.Now().Before(limit); u = e.usage() {
-		time.Sleep(50 * time.Millisecond) // there is nothing to wait for but the number
+// dial opens a terminal, from one address of this machine or another; nil if that fails.
+func (l *server) dial(name string, other bool, r *rand.Rand) *terminal {
+	from := net.TCPAddr{}
+	if other && runtime.GOOS == "linux" {
+		from.IP = net.IPv4(127, 0, 0, 2)
 	}
-	switch {
-	case u.files > e.fresh.files:
-		s.fail("with nobody connected the server has %d open files, fresh it had %d", u.files, e.fresh.files)
-	case u.threads > maxThreads:
-		s.fail("with nobody connected the server has %d threads", u.threads)
-	}
-	s.checks.Add(1)
-	return u
-}
-
-// fillHouse checks that there is room for exactly as many as the server was set to, also
-// after all who came and went. Nobody must be connected.
-func (s *soak) fillHouse(e *epoch) {
-	var guests []*terminal
-	come := func() *terminal {
-		t := s.connect(e, fmt.Sprintf("guest %d", len(guests)))
-		if t == nil {
-			return nil
+	t := &terminal{transcript: &transcript{name: name, dialed: l.now()}, server: l, r: r}
+	conn, err := (&net.Dialer{LocalAddr: &from}).Dial("tcp", l.addr)
+	if err != nil {
+		if !l.ending.Load() && !errors.Is(err, syscall.EADDRNOTAVAIL) { // that is: too many were closed lately
+			l.soak.fail("%s cannot connect: %v", name, err)
 		}
-		e.terminals.Add(1)
-		guests = append(guests, t)
-		t.await("a word", func() bool { return t.greeted })
-		return t
+		return nil
 	}
-	in := 0
-	for limit := time.Now().Add(patience / 2); in < s.crowdSize; {
-		if t := come(); t != nil && !t.isOver() {
-			in++
-		} else if time.Now().After(limit) { // who has just left may still count for a moment
-			s.fail("the server is full with %d of %d", in, s.crowdSize)
+	t.conn = conn.(*net.TCPConn)
+	l.soak.mu.Lock()
+	l.terminals = append(l.terminals, t.transcript)
+	t.bpm = 200 * len(l.terminals) // nobody types the same BPM as another, or twice
+	l.soak.mu.Unlock()
+	l.crowd.Go(t.listen)
+	return t
+}
+
+// note adds to the log of the transcript.
+func (t *terminal) note(what, text string) (at time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at = t.server.now()
+	fmt.Fprintf(&t.log, "%8.3f @%d %s %q\n", at.Seconds(), len(t.heard), what, text)
+	return at
+}
+
+// look returns what was heard so far, and whether the conversation is over.
+func (t *terminal) look() (heard string, over bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.heard, t.end != "" || t.hungUp > 0
+}
+
+// listen keeps what is heard until the end.
+func (t *terminal) listen() {
+	for buf, err := make([]byte, 8<<10), error(nil); err == nil; {
+		until(time.Minute, func() bool { return int64(t.server.now()) >= t.rest.Load() || t.server.ending.Load() })
+		var n int
+		n, err = t.conn.Read(buf)
+		text := string(buf[:n])
+		part := moment{at: t.note("heard", text), end: len(t.heard) + n}
+		if strings.Contains(text, winner) {
+			part.kept, part.drew = len(read(t.server.soak.chainFile)), len(read(t.server.soak.drawsFile))
+		}
+		if t.lull.Load() > 0 {
+			t.rest.Store(max(t.rest.Load(), int64(part.at)+t.lull.Load()))
+		}
+		t.mu.Lock()
+		t.heard, t.came = t.heard+text, append(t.came, part)
+		if err != nil {
+			t.end, t.ended = err.Error(), part.at
+		}
+		t.mu.Unlock()
+	}
+	t.note("the end", t.end)
+}
+
+// hangUp closes the connection, politely or with a reset.
+func (t *terminal) hangUp(reset bool) {
+	if _, over := t.look(); !over {
+		t.hungUp = t.note("hung up, with a reset:", strconv.FormatBool(reset))
+	}
+	if reset {
+		t.conn.SetLinger(0)
+	}
+	t.conn.Close()
+	t.rest.Store(0)
+}
+
+// parts are what happens at terminals, one letter for each thing that somebody does: texts has what letters type, play has
+// the others. Some play the first, which is what a person does.
+var parts = append(slices.Repeat([]string{"s.?0b?b?e?w.?W~b?b.?W~?b?w.W?b.L"}, 5),
+	"sbebbwbbb?B?b.L", "sb?bbL", "s"+strings.Repeat("b", 150)+".L", // pasted
+	"sb?b?bc$", "sb?b?bfc$", // piped, the second without the last newline
+	"?x.e?x?w.?x?x.s.bL", "w.ew.?qsw.beww.?W?q.L", "g$", "?s?bN.L", "Pp.l$", "?s.__i_L", "L", "?.s?~b?b?B?c~R",
+	"?msb.bbbbz.L", "msbZ.L", "ms"+strings.Repeat("ww", 20)+"b.bL", // slow
+	"HbB$", "HbB$", "H.b.?b?~B$", // slashed, with many tickets
+)
+
+// leavings are the ends of a part that says L; who has not staked has the first.
+var leavings = []string{"R", "h", "c$", "q$", "bc$", "bB$", "B?b$", "b.R", "bfc$", "bh"}
+
+var bad = []string{"-1", "72 bpm", "1.5", "1e3", "0x10", "1_000", `"quoted"`, "\x1b[2J", "\a\x00", "سبعون", "７２", strings.Repeat("💓", 41), "\xfe\xfd", "a\rb", "%s%n",
+	`[{"Index":0}]`, strings.Repeat("x", 41), strings.Repeat("y", maxLine+1), strings.Repeat("\x80", 60), "9223372036854775808", "helpme", strings.Repeat("long ", 300)}
+
+// texts are what letters type, with a newline; b types the next BPM, and f does so without a newline.
+var texts = map[byte][]string{
+	's': {"1", "2", "007", "100", "333", "999"}, 'H': {"100000", "9223372036854775807"}, '0': {"0"}, '1': {"1\n1"}, 'b': {""}, 'f': {""},
+	'x': append([]string{"0", "-5", "99999999999999999999999999", "-99999999999999999999999999"}, bad...), 'B': bad,
+	'e': {"", " ", "\t"}, 'w': {"help", "?", "draw", "HELP", "Draw", "hElp", ""}, 'q': {"quit", "QUIT", "Quit"},
+	'g': {"GET / HTTP/1.1\r\nHost: localhost:9000\r\nAccept: */*\r\n\r"}, 'N': {strings.Repeat("\x00\xfe\v~é", 400) + "\n\n\x80", "\x00\n\x1b\n"},
+	'P': {strings.Repeat("0", maxLine-3) + "100"}, 'p': {strings.Repeat("0", maxLine-2) + "72"}, 'l': {strings.Repeat("0", maxLine) + "7", strings.Repeat("endless", 300)},
+}
+
+// play plays a part.
+func (t *terminal) play(part string) {
+	text := ""
+	for i := 0; i < len(part); i++ {
+		letter := part[i]
+		if of := texts[letter]; of != nil {
+			add, around, end := pick(t.r, of...), pick(t.r, "", "", "", " ", "\t"), pick(t.r, "\n", "\n", "\r\n")
+			if letter == 'b' || letter == 'f' {
+				add = pick(t.r, strconv.Itoa(t.bpm), "00"+strconv.Itoa(t.bpm), strconv.Itoa(t.bpm), strconv.Itoa(math.MaxInt-t.bpm))
+				t.bpm++
+			}
+			if len(add) < 100 && letter != 'N' {
+				add = pick(t.r, "", "", "", pick(t.r, telnet...)) + around + add + around
+			}
+			if text += add; letter != 'f' {
+				text += end
+			}
+			continue
+		}
+		before, over := t.look()
+		if over {
 			break
 		}
+		t.say(text)
+		text = ""
+		switch letter {
+		case 'L':
+			part += pick(t.r, leavings[:map[bool]int{false: 4, true: len(leavings)}[strings.Contains(before, "\nyou are validator ")]]...)
+		case '?': // perhaps not the next
+			i += t.r.IntN(2)
+		case '.': // all is answered
+			t.await("an answer", func(heard string) bool {
+				return strings.Count(heard, stakePrompt)+strings.Count(heard, bpmPrompt) > len(t.typed)+strings.Count(heard, winner)+strings.Count(heard, chain)
+			})
+		case 'W':
+			t.await("a winner", func(heard string) bool {
+				return strings.Count(heard, winner) > strings.Count(before, winner) || !strings.Contains(before, " proposed with ")
+			})
+		case 'i':
+			t.await("the chain", func(heard string) bool { return strings.Count(heard, chain) > strings.Count(before, chain) })
+		case '$':
+			t.await("the end", func(string) bool { return false })
+		case 'c':
+			t.endedInput = t.note("ended its input", "") > 0
+			t.conn.CloseWrite()
+		case 'm', 'z', 'Z': // reads little and slowly; first not at all for a while; for so long that it may be cut off
+			t.slow, t.stuck = true, letter == 'Z'
+			t.lull.Store(int64(100 * time.Millisecond))
+			t.conn.SetReadBuffer(4 << 10)
+			t.rest.Store(int64(t.server.now() + pauses[letter]))
+			t.idle(pauses[letter])
+			t.rest.Store(0)
+		case '~', '_':
+			t.idle(time.Duration(t.r.Int64N(int64(pauses[letter]))))
+		case 'h', 'R':
+			t.hangUp(letter == 'R')
+		}
 	}
-	if t := come(); t != nil && !t.isOver() {
-		s.fail("the server is not full with %d of %d", in+1, s.crowdSize)
-	}
-	for _, t := range guests {
-		t.hangUp(true)
-		<-t.finished
-		e.terminals.Done()
-	}
-	s.checks.Add(1)
-	s.settled(e)
+	t.hangUp(t.r.IntN(2) == 0)
 }
 
-func (s *soak) summarize(took time.Duration) {
-	fmt.Println(strings.Join([]string{
-		fmt.Sprintf("soak: seed %d, %v", s.seed, took.Round(time.Second)),
-		fmt.Sprintf("%d connections (%d found the server full)", s.connections.Load(), s.full.Load()),
-		fmt.Sprintf("%d proposals accepted, %d slashes", s.accepted.Load(), s.slashes.Load()),
-		fmt.Sprintf("%d blocks in the chain, %d of their winners heard %d times, %d broadcasts", s.ledger.head()+1, s.heard, s.announcements.Load(), s.broadcasts.Load()),
-		fmt.Sprintf("%d servers: %d killed, %d stopped (%v at most), 1 counted: %d goroutines", s.epochs, s.kills, s.stops, s.slowestStop.Round(time.Millisecond), s.goroutines),
-		fmt.Sprintf("%d chain files torn, %d verified", s.tornFiles, s.verified),
-		fmt.Sprintf("%d checks", s.checks.Load()),
-	}, "\n  "))
+var pauses = map[byte]time.Duration{'z': 4 * time.Second, 'Z': time.Minute, '~': 200 * time.Millisecond, '_': 5 * time.Second}
+
+// idle does nothing for a time, unless everybody is to leave.
+func (t *terminal) idle(d time.Duration) {
+	until(d, func() bool { return t.server.leaving.Load() || t.server.ending.Load() })
 }
+
+// say types text, in two parts.
+func (t *terminal) say(text string) {
+	for line := range strings.Lines(text) {
+		t.typed = append(t.typed, moment{at: t.note("typed", line), text: strings.TrimSuffix(line, "\n")})
+	}
+	t.conn.SetWriteDeadline(time.Now().Add(patience))
+	cut := t.r.IntN(len(text) + 1)
+	io.WriteString(t.conn, text[:cut]) // if that fails, there will be no answer
+	io.WriteString(t.conn, text[cut:])
+}
+
+// await waits for what, which is there when that is so of all that was heard.
+func (t *terminal) await(what string, so func(heard string) bool) {
+	there := until(patience, func() bool {
+		heard, over := t.look()
+		return over || so(heard)
+	})
+	if !there && !t.server.ending.Load() && !t.slow {
+		t.vain = what
+	}
+}
+
+func pick(r *rand.Rand, of ...string) string { return of[r.IntN(len(of))] }

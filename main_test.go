@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,127 +23,207 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"proofofstake/internal/linefile"
+	"proofofstake/internal/accept"
+	"proofofstake/internal/draw"
 )
 
-// The tests are in the order of main.go: blocks, the chain file, the terminal contract
-// in virtual time, the lottery, what the tutorial's program dies of, settings.
-// End-to-end tests with the built binary and the real nc are in internal/e2e.
+// The terminal contract: what people type and what they are shown, in virtual time, in the order of
+// PROTOCOL.md. What only the built binary and the real nc can show is in internal/e2e.
+
+func TestMain(m *testing.M) {
+	time.Local = time.FixedZone("elsewhere", 5*60*60) // what says that it is UTC must be
+	m.Run()
+}
 
 // ---- Helpers ----
 
 // hall is a network under test, with its console.
 type hall struct {
 	*network
-	t       testing.TB
-	console *syncBuffer
-	stderr  *syncBuffer
-	stop    context.CancelFunc
+	t               testing.TB
+	console, stderr screen
+	stop            context.CancelFunc
+	known           map[string]string // what <name> in a dialogue stands for
 }
 
-// syncBuffer is a bytes.Buffer that may be read while it is written to.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
-// testSettings are the defaults, but for the chain file: in memory only.
-func testSettings() settings {
-	s, err := loadSettings(func(name string) (string, bool) { return "", name == "CHAIN_FILE" })
+// must is v, which cannot fail in a test that goes well.
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
+	return v
+}
+
+// has fails the test if text does not have all of these parts.
+func has(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q should have %q", text, part)
+		}
+	}
+}
+
+// screen is what was shown. It may be looked at while it is written to.
+type screen struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+// take is what was shown since it was last asked for.
+func (s *screen) take() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := s.text.String()
+	s.text = bytes.Buffer{}
+	return text
+}
+
+// next is take in virtual time, when all that happens now has happened.
+func (s *screen) next() string { synctest.Wait(); return s.take() }
+
+// defaults are the default settings, but for the files, which are in memory, and broadcasts, of which there are none.
+func defaults() settings {
+	return settings{
+		roundLength: 30 * time.Second, broadcastEvery: 10000 * time.Hour, broadcastBlocks: 10,
+		maxStake: math.MaxInt64, maxClients: 10000, maxPerAddress: 1000,
+	}
+}
+
+// onDisk is defaults with files in a folder of the test.
+func onDisk(t testing.TB) settings {
+	s, folder := defaults(), t.TempDir()
+	s.chainFile, s.drawsFile = filepath.Join(folder, "chain.jsonl"), filepath.Join(folder, "draws.jsonl")
 	return s
 }
 
-// open starts a network, without a listener: see connect. It ends with the test.
-func open(t testing.TB, s settings) *hall {
+// open starts a network: as the server does on a listener, or without one, see connect.
+func open(t testing.TB, s settings, ln accept.Listener) *hall {
 	t.Helper()
-	h := &hall{t: t, console: new(syncBuffer), stderr: new(syncBuffer)}
-	n, err := newNetwork(s, h.console, log.New(h.stderr, "", 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.network = n
+	h := &hall{t: t, known: map[string]string{}}
 	ctx, stop := context.WithCancel(context.Background())
-	h.stop = stop
-	go n.run(ctx)
+	h.network, h.stop = must(newNetwork(ctx, s, &h.console, log.New(&h.stderr, "", 0))), stop
+	if ln == nil {
+		go h.run(ctx)
+	} else {
+		go h.serve(ctx, ln)
+	}
 	return h
 }
 
-// shut ends the lottery.
-func (h *hall) shut() {
-	h.stop()
-	<-h.stopped
+// inVirtualTime plays on a fresh network in virtual time. It fails if a goroutine is left at the end.
+func inVirtualTime(t *testing.T, s settings, play func(h *hall)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, s, nil)
+		defer func() {
+			h.stop()
+			<-h.stopped
+			time.Sleep(time.Minute) // all terminals were told so, or cut off
+			synctest.Wait()
+			h.close()
+		}()
+		play(h)
+	})
 }
 
-// duplex is one end of a connection of two net.Pipes, one for each direction, so that one
-// direction can be ended alone, as in TCP.
+// match fails the test if text is not want, in which <name> stands for a value, the same one everywhere.
+func (h *hall) match(text, want string) {
+	h.t.Helper()
+	var names []string
+	pattern := regexp.MustCompile(`<[a-z]+\d*>`).ReplaceAllStringFunc(regexp.QuoteMeta(want), func(name string) string {
+		if value, ok := h.known[name]; ok {
+			return regexp.QuoteMeta(value)
+		}
+		names = append(names, name)
+		return `([\w.:-]+)`
+	})
+	m := regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(text)
+	if m == nil {
+		h.t.Errorf("shown is\n%s\n--- want\n%s\n--- with %v", text, want, h.known)
+		return
+	}
+	for i, name := range names {
+		if value, ok := h.known[name]; ok && value != m[i+1] {
+			h.t.Errorf("%s is %s and %s in\n%s", name, value, m[i+1], text)
+		}
+		h.known[name] = m[i+1]
+	}
+}
+
+// shows checks what the console has shown since the last time, warns what the log says. The console has 80 columns, but for a
+// genesis block and huge numbers.
+func (h *hall) shows(want string) {
+	h.t.Helper()
+	text := h.console.next()
+	if wide := regexp.MustCompile(`(?m)^.{81,}$`).FindString(text); wide != "" && !regexp.MustCompile(`\(len=64\)|\d{19}`).MatchString(wide) {
+		h.t.Errorf("on the console, this is too wide: %s", wide)
+	}
+	h.match(text, want)
+}
+func (h *hall) warns(want string) { h.t.Helper(); h.match(h.stderr.next(), want) }
+
+// duplex is one end of a connection of two net.Pipes, of which each can be ended alone, as in TCP.
 type duplex struct {
-	in, out net.Conn
+	net.Conn // reads
+	out      net.Conn
 }
 
-func (d duplex) Read(p []byte) (int, error)  { return d.in.Read(p) }
-func (d duplex) Write(p []byte) (int, error) { return d.out.Write(p) }
-func (d duplex) CloseWrite() error           { return d.out.Close() }
-func (d duplex) Close() error                { return errors.Join(d.in.Close(), d.out.Close()) }
-func (d duplex) LocalAddr() net.Addr         { return d.in.LocalAddr() }
-func (d duplex) RemoteAddr() net.Addr        { return d.in.RemoteAddr() }
-func (d duplex) SetDeadline(t time.Time) error {
-	return errors.Join(d.in.SetDeadline(t), d.out.SetDeadline(t))
-}
-func (d duplex) SetReadDeadline(t time.Time) error  { return d.in.SetReadDeadline(t) }
+func (d duplex) Write(p []byte) (int, error)        { return d.out.Write(p) }
 func (d duplex) SetWriteDeadline(t time.Time) error { return d.out.SetWriteDeadline(t) }
+func (d duplex) CloseWrite() error                  { return d.out.Close() }
+func (d duplex) Close() error                       { return errors.Join(d.Conn.Close(), d.out.Close()) }
 
-// person sits at a terminal of a hall in virtual time.
-type person struct {
-	t      testing.TB
-	conn   duplex
-	input  chan string // typed, not yet sent
-	screen syncBuffer
-	read   int           // how much of screen has been taken
-	left   chan struct{} // closed when the server has ended the conversation
-	served chan struct{} // closed when the handler has returned
-}
-
-// connect gives h one more terminal.
-func (h *hall) connect() *person {
+// wire is both ends of a connection.
+func wire() (client, server duplex) {
 	toServer, atServer := net.Pipe()
 	atClient, toClient := net.Pipe()
-	p := &person{t: h.t, conn: duplex{in: atClient, out: toServer}, input: make(chan string, 10000), left: make(chan struct{}), served: make(chan struct{})}
-	go func() {
-		h.handleConn(duplex{in: atServer, out: toClient})
-		close(p.served)
-	}()
-	go func() {
-		io.Copy(&p.screen, p.conn)
-		close(p.left)
-	}()
+	return duplex{atClient, toServer}, duplex{atServer, toClient}
+}
+
+// person sits at a terminal in virtual time.
+type person struct {
+	screen
+	h              *hall
+	client, server duplex
+	input          chan string   // typed, not yet sent
+	served         chan struct{} // closed when the handler has returned
+}
+
+// connect gives h one more terminal, from a network address that is not counted.
+func (h *hall) connect() *person { return h.connectFrom(netip.Prefix{}) }
+
+func (h *hall) connectFrom(from netip.Prefix) *person {
+	synctest.Wait() // until all has happened that happens before
+	client, server := wire()
+	return h.sit(client, server, func() { h.handleConn(server, from) })
+}
+
+// sit makes a person of the ends of a connection, which serve serves.
+func (h *hall) sit(client, server duplex, serve func()) *person {
+	p := &person{h: h, client: client, server: server, input: make(chan string, 100), served: make(chan struct{})}
+	ended := make(chan struct{})
+	go func() { serve(); close(p.served) }()
+	go func() { io.Copy(p, client); close(ended) }()
 	go func() {
 		for {
 			select {
 			case text := <-p.input:
-				io.WriteString(p.conn, text)
-			case <-p.left:
+				io.WriteString(client, text)
+			case <-ended:
 				return
 			}
 		}
@@ -148,1617 +231,1673 @@ func (h *hall) connect() *person {
 	return p
 }
 
-// types sends text and returns what the terminal shows for it, before any time passes.
+// types sends text and returns what the terminal shows for it before any time passes.
 func (p *person) types(text string) string {
 	p.input <- text
-	return p.sees()
+	return p.next()
 }
 
-// sees returns what the terminal shows that was not seen before.
-func (p *person) sees() string {
-	synctest.Wait()
-	text := p.screen.String()
-	new := text[p.read:]
-	p.read = len(text)
-	return new
-}
-
-// expect fails the test if the new text on the terminal is not want.
-func (p *person) expect(got, want string) {
-	p.t.Helper()
-	if got != want {
-		p.t.Errorf("the terminal shows\n%q\nwant\n%q", got, want)
+// plays checks a dialogue, which is the screen as the person sees it: «72» is a line that is typed, «100⏎72» two in one
+// packet, «30s later» time that passes, «^D» the end of the input, «closed» that of the connection.
+func (p *person) plays(dialogue string) {
+	p.h.t.Helper()
+	for rest := dialogue; ; {
+		shown, typed, more := strings.Cut(rest, "«")
+		p.h.match(p.next(), shown)
+		if !more {
+			return
+		}
+		typed, rest, _ = strings.Cut(typed, "»")
+		if later, ok := strings.CutSuffix(typed, " later"); ok {
+			d, _ := time.ParseDuration(later)
+			time.Sleep(d)
+		} else if typed == "^D" {
+			p.client.CloseWrite()
+		} else if typed == "closed" {
+			p.isGone()
+		} else {
+			p.input <- strings.ReplaceAll(typed, "⏎", "\n") + "\n"
+			rest = strings.TrimPrefix(rest, "\n") // which the terminal itself shows
+		}
 	}
 }
 
-// expectLeft fails the test if the conversation goes on, or has left something behind.
-func (p *person) expectLeft() {
-	p.t.Helper()
-	time.Sleep(2 * time.Second) // the last words have a second to arrive
+// isGone fails the test if the connection is not closed in the second that last words have to arrive.
+func (p *person) isGone() {
+	p.h.t.Helper()
+	time.Sleep(time.Second)
 	synctest.Wait()
 	select {
 	case <-p.served:
 	default:
-		p.t.Error("the connection is still open")
+		p.h.t.Error("the connection is still open")
 	}
 }
 
-// joins stakes tokens and returns the validator's address.
-func (p *person) joins(tokens int64) string {
-	p.t.Helper()
-	text := p.types(fmt.Sprintf("%d\n", tokens))
-	m := regexp.MustCompile(`you are validator ([0-9a-f]{64}) with`).FindStringSubmatch(text)
-	if m == nil {
-		p.t.Fatalf("staking %d: %q", tokens, text)
-	}
-	return m[1]
-}
+// leaves closes the terminal, as one whose window is closed; vanishes is as when the connection is reset: the server
+// can neither read nor write.
+func (p *person) leaves()   { p.client.Close() }
+func (p *person) vanishes() { p.server.Close(); synctest.Wait() }
 
-// leaves closes the terminal, as one whose window is closed.
-func (p *person) leaves() { p.conn.Close() }
-
-// validatorCount asks the network how many there are.
-func (h *hall) validatorCount() (n int) {
-	h.do(func() { n = len(h.validators) })
-	return n
-}
-
-// blocks returns the whole chain, as a broadcast shows it, verified.
-func (h *hall) blocks() []Block {
+// seat is a terminal whose validator has staked so many tokens; <name> is its address from then on.
+func (h *hall) seat(name string, tokens int64) *person {
 	h.t.Helper()
-	var text []byte
-	h.do(func() { text = bytes.Clone(h.chain.Newest()) })
-	return parseChain(h.t, string(text)+"]")
+	p := h.connect()
+	text := p.types(fmt.Sprintln(tokens))
+	m := regexp.MustCompile(`^Enter token balance:\nyou are validator ([0-9a-f]{64}) with \d+ tokens staked\n` +
+		`draw \d+ seal: [0-9a-f]{64}\n\nEnter a new BPM:$`).FindStringSubmatch(text)
+	if m == nil {
+		h.t.Fatalf("staking %d: %q", tokens, text)
+	}
+	h.known["<"+name+">"] = m[1]
+	return p
 }
 
-// parseChain reads and verifies a chain from its JSON.
-func parseChain(t testing.TB, text string) []Block {
-	t.Helper()
-	var blocks []Block
-	if err := json.Unmarshal([]byte(text), &blocks); err != nil {
-		t.Fatalf("%v in %q", err, text)
-	}
-	for i, b := range blocks {
-		if i == 0 && b.Index != 0 {
-			continue // the chain's start is not shown
-		}
-		before := beforeGenesis()
-		if i > 0 {
-			before = blocks[i-1]
-		}
-		if err := blockFault(b, before); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return blocks
+// won is what terminals hear of a block: of which so many tickets were given out, and what its winner's own hears besides.
+func won(block int, winner string, bpm int, tickets int64, besides string) string {
+	return fmt.Sprintf("\nwinning validator: <%s>\nblock %[2]d, BPM %d: ticket <ticket%[2]d> of %[4]d, secret <secret%[2]d>\n"+
+		"%[5]sdraw %[6]d seal: <seal%[6]d>\n",
+		winner, block, bpm, tickets, besides, block+1)
 }
 
-// inVirtualTime runs test on a fresh network in a bubble of virtual time, in which
-// every goroutine must end with the test.
-func inVirtualTime(t *testing.T, s settings, test func(t *testing.T, h *hall)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		h := open(t, s)
-		test(t, h)
-		h.stop()
-		<-h.stopped
-		time.Sleep(time.Minute) // all terminals have been told, or were cut off
-		synctest.Wait()
-		h.close()
+// hash is the SHA-256 of text in hex.
+func hash(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
+
+// redraw draws from lines as the contract says, and shares no code with the program. The winner is its line in words.
+func redraw(lines []string) (words string, winner []string) {
+	again, text := "", strings.Join(lines, "\n")
+	for _, slashedToo := range []bool{true, false} {
+		text = hash(text + "\n")
+		total, ends := new(big.Int), []*big.Int{}
+		for _, line := range lines[1:] {
+			entry := strings.Split(line, " ")
+			if stake, _ := new(big.Int).SetString(entry[1], 10); slashedToo || entry[2] != "slashed" {
+				total.Add(total, stake)
+			}
+			ends = append(ends, new(big.Int).Set(total))
+		}
+		ticket, _ := new(big.Int).SetString(text, 16)
+		ticket.Add(ticket.Mod(ticket, total), big.NewInt(1))
+		i := slices.IndexFunc(ends, func(end *big.Int) bool { return ticket.Cmp(end) <= 0 })
+		winner = strings.Split(lines[1+i], " ")
+		if words = fmt.Sprintf("%sticket %d of %d", again, ticket, total); winner[2] != "slashed" {
+			break
+		}
+		again = words + " was slashed, again: "
+	}
+	return words, winner
+}
+
+// The examples of the contract.
+func TestRedraw(t *testing.T) {
+	lines := []string{"KBZ3ZK5EUBYQZ2WUTMH3RYMSGE",
+		"a199cdea8894ecbe12c65b56fa395a64976f092c825e44bb5ba3a220c73793fa 100 72",
+		"c700655083fd1a5a42a460566e477569e4a9273b9c9aa44f081a4b50fb600e71 25 68"}
+	if words, winner := redraw(lines); words != "ticket 21 of 125" || winner[2] != "72" {
+		t.Error(words, winner)
+	}
+	lines[0], lines[1] = "AAAAAAAAAAAAAAAAAAAAAAAAAA", strings.Replace(lines[1], "72", "slashed", 1)
+	if words, winner := redraw(lines); words != "ticket 59 of 125 was slashed, again: ticket 3 of 25" || winner[2] != "68" {
+		t.Error(words, winner)
+	}
+}
+
+// ---- A validator's terminal ----
+
+// An evening of a winner, another validator and a spectator, as each of them and the console sees it.
+func TestEvening(t *testing.T) {
+	inVirtualTime(t, defaults(), func(h *hall) {
+		h.shows(`(main.Block) {
+ Index: (int) 0,
+ Timestamp: (string) (len=30) "2000-01-01T00:00:00.000000000Z",
+ BPM: (int) 0,
+ Hash: (string) (len=64) "9fa00adf97e0d81be3e68f14ea88337abd6eaddb6c7016a873733aa5e48ea371",
+ PrevHash: (string) "",
+ Validator: (string) ""
+}
+`)
+		alice, bob, eve := h.connect(), h.connect(), h.connect()
+		eve.plays("Enter token balance:")
+		alice.plays(`Enter token balance:«100»
+
+you are validator <alice> with 100 tokens staked
+draw 1 seal: <seal1>
+
+Enter a new BPM:«72»
+
+block 1 proposed with BPM 72: tickets 1 to 100; the winner is drawn in 30s
+
+Enter a new BPM:«17.6s later»«73»
+
+block 1 is already proposed with BPM 72; the next round opens in 12s
+
+Enter a new BPM:«11.6s later»«74»
+
+block 1 is already proposed with BPM 72; the next round opens in 800ms
+
+Enter a new BPM:`)
+		h.shows("validators: 1 with 100 tokens staked\n  <alice> 100\n")
+		bob.plays(`Enter token balance:«25»
+
+you are validator <bob> with 25 tokens staked
+draw 1 seal: <seal1>
+
+Enter a new BPM:«799ms later»«1ms later»
+winning validator: <alice>
+block 1, BPM 72: ticket <ticket1> of 100, secret <secret1>
+draw 2 seal: <seal2>
+
+Enter a new BPM:«68»
+
+block 2 proposed with BPM 68: tickets 1 to 25; the winner is drawn in 30s
+
+Enter a new BPM:`)
+		alice.plays(`
+winning validator: <alice>
+block 1, BPM 72: ticket <ticket1> of 100, secret <secret1>
+you forged block 1
+draw 2 seal: <seal2>
+
+Enter a new BPM:`)
+		eve.plays(won(1, "alice", 72, 100, "") + `Enter token balance:«draw»
+
+block 1: ticket <ticket1> of 100; the lines of its draw:
+<secret1>
+<alice> 100 72
+Enter token balance:`)
+		h.shows("block 1: BPM 72, ticket <ticket1> of 100, proposals 1, stake 100 (100.0%), forged by\n  <alice>\ndraw 2 seal: <seal2>\n")
+		time.Sleep(30 * time.Second)
+		h.shows("validators: 2 with 125 tokens staked\n" + list("  %s\n", []string{h.known["<alice>"] + " 100", h.known["<bob>"] + " 25"}) +
+			"block 2: BPM 68, ticket <ticket2> of 25, proposals 1, stake 25 (100.0%), forged by\n  <bob>\ndraw 3 seal: <seal3>\n")
 	})
 }
 
-// ---- Blocks ----
+// What arrives at once, as a paste or through a pipe, is answered line by line. The words cost nothing, at both prompts.
+func TestPaste(t *testing.T) {
+	inVirtualTime(t, defaults(), func(h *hall) {
+		h.connect().plays(`Enter token balance:«⏎help⏎x⏎draw⏎100⏎?⏎72⏎73⏎draw⏎74⏎⏎quit»
+Enter token balance:
+Type how many tokens you stake, a whole number from 1 to 9223372036854775807:
+the more, the likelier you forge a block. quit: leave.
+Enter token balance:
+"x" is not a stake: it must be a whole number, such as 100
+Enter token balance:
+no block was drawn since the server started
+Enter token balance:
+you are validator <alice> with 100 tokens staked
+draw 1 seal: <seal1>
 
-// testChain returns n valid blocks.
-func testChain(n int) []Block {
-	blocks := make([]Block, n)
-	before := beforeGenesis()
-	for i := range blocks {
-		bpm, validator := 60+i, calculateHash(fmt.Sprint(i))
-		if i == 0 {
-			bpm, validator = 0, ""
-		}
-		blocks[i] = generateBlock(before, bpm, validator)
-		before = blocks[i]
-	}
-	return blocks
-}
+Enter a new BPM:
+Type your pulse, a whole number: it proposes a block, one a round.
+Enter: how the round stands. draw: how the last block was drawn. quit: leave.
+Anything else costs your stake.
 
-// Changing any field of any block breaks the chain there: the tutorial's hash leaves out the
-// validator, turns numbers into runes and gives the genesis block the hash of another.
-func TestEveryFieldCounts(t *testing.T) {
-	blocks := testChain(4)
-	for i, good := range blocks {
-		before := beforeGenesis()
-		if i > 0 {
-			before = blocks[i-1]
-		}
-		if !isBlockValid(good, before) {
-			t.Fatalf("block %d: %v", i, blockFault(good, before))
-		}
-		for field := range reflect.TypeFor[Block]().NumField() {
-			bad := good
-			switch v := reflect.ValueOf(&bad).Elem().Field(field); v.Kind() {
-			case reflect.Int:
-				v.SetInt(v.Int() + 1)
-			case reflect.String:
-				v.SetString("0" + v.String())
-			}
-			name := reflect.TypeFor[Block]().Field(field).Name
-			if isBlockValid(bad, before) {
-				t.Errorf("block %d with another %s is valid", i, name)
-			}
-			// Even with a hash that fits, the next block no longer does.
-			if bad.Hash = calculateBlockHash(bad); name != "Hash" && i+1 < len(blocks) && isBlockValid(blocks[i+1], bad) {
-				t.Errorf("block %d still follows block %d with another %s", i+1, i, name)
-			}
-		}
-	}
-	for _, bad := range []Block{generateBlock(beforeGenesis(), 1, ""), generateBlock(beforeGenesis(), 0, "somebody")} {
-		if isBlockValid(bad, beforeGenesis()) {
-			t.Errorf("as genesis block, %+v is valid", bad)
-		}
-	}
-}
+Enter a new BPM:
+block 1 proposed with BPM 72: tickets 1 to 100; the winner is drawn in 30s
 
-// The hash is the one that README.md tells people to compute with printf and sha256sum.
-func TestBlockHash(t *testing.T) {
-	b := Block{Index: 12, Timestamp: "2026-11-22T14:05:39.283407618Z", BPM: 72, PrevHash: "ab", Validator: "cd"}
-	want := calculateHash("12\n2026-11-22T14:05:39.283407618Z\n72\nab\ncd\n")
-	if got := calculateBlockHash(b); got != want {
-		t.Errorf("hash %s, want %s", got, want)
-	}
-	if got := calculateHash("abc"); got != "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" {
-		t.Errorf("SHA-256 of abc: %s", got)
-	}
-}
+Enter a new BPM:
+block 1 is already proposed with BPM 72; the next round opens in 30s
 
-// The contract: RFC 3339, UTC, nanoseconds.
-func TestTimestamp(t *testing.T) {
-	stamp := testChain(1)[0].Timestamp
-	if parsed, err := time.Parse(time.RFC3339Nano, stamp); err != nil || parsed.Location() != time.UTC || len(stamp) != 30 {
-		t.Errorf("timestamp %s: %v", stamp, err)
-	}
-}
+Enter a new BPM:
+no block was drawn since the server started
 
-// A block has one spelling: what encoding/json writes, parseBlock reads, and nothing else.
-func TestParseBlock(t *testing.T) {
-	for _, b := range testChain(3) {
-		line, err := json.Marshal(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := parseBlock(line); err != nil || got != b {
-			t.Errorf("%s: %+v, %v", line, got, err)
-		}
-		for _, bad := range []string{
-			"", "{", "null", "[]", string(line) + " ", " " + string(line), string(line[:len(line)-1]),
-			strings.Replace(string(line), ":", ": ", 1),
-			strings.Replace(string(line), `"Index"`, `"index"`, 1),
-			strings.Replace(string(line), `"Index":`, `"Index":0`, 1),
-			strings.Replace(string(line), `"Index":`, `"Index":+`, 1),
-			strings.Replace(string(line), `"Hash"`, `"Hash":"","Hash"`, 1),
-			strings.Replace(string(line), "T", `\u0054`, 1),
-			strings.Replace(string(line), "T", "\x00", 1),
-		} {
-			if got, err := parseBlock([]byte(bad)); err == nil {
-				t.Errorf("%q is taken for %+v", bad, got)
-			}
-		}
-	}
-}
+Enter a new BPM:
+block 1 is already proposed with BPM 72; the next round opens in 30s
 
-// ---- The chain file ----
+Enter a new BPM:
+block 1: proposals 1, tokens 100, yours 100 (100.0%); the winner is drawn in 30s
 
-// encode returns the chain file of blocks.
-func encode(t testing.TB, blocks []Block) []byte {
-	var file []byte
-	for _, b := range blocks {
-		line, err := json.Marshal(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		file = append(append(file, line...), '\n')
-	}
-	return file
-}
+Enter a new BPM:
+goodbye
+«closed»`)
+		h.connect().plays(`Enter token balance:«9⏎70⏎no⏎75»
 
-// restart opens a network on the chain file name, and returns its blocks and warnings.
-func restart(t *testing.T, name string) (blocks []Block, warnings string, err error) {
-	t.Helper()
-	s := testSettings()
-	s.chainFile = name
-	s.broadcastBlocks = 0
-	var stderr bytes.Buffer
-	n, err := newNetwork(s, io.Discard, log.New(&stderr, "", 0))
-	if err != nil {
-		return nil, "", err
-	}
-	defer n.close()
-	return parseChain(t, string(n.chain.Newest())+"]"), stderr.String(), nil
-}
+you are validator <mallory> with 9 tokens staked
+draw 1 seal: <seal1>
 
-// A crash may leave the file cut anywhere in its last line, and nobody has heard of that block: the
-// blocks before it are all there after a restart, and the torn one is gone.
-func TestChainFileCutAtEveryByte(t *testing.T) {
-	blocks := testChain(4)
-	file := encode(t, blocks)
-	twoLines := len(encode(t, blocks[:2]))
-	name := filepath.Join(t.TempDir(), "chain.jsonl")
-	for cut := twoLines; cut <= len(file); cut++ {
-		if err := os.WriteFile(name, file[:cut], 0o644); err != nil {
-			t.Fatal(err)
-		}
-		got, warnings, err := restart(t, name)
-		whole := bytes.Count(file[:cut], []byte("\n"))
-		if err != nil || !slices.Equal(got, blocks[:whole]) {
-			t.Fatalf("cut at %d: %d blocks, want %d; %v", cut, len(got), whole, err)
-		}
-		torn := file[cut-1] != '\n'
-		if torn != strings.Contains(warnings, "never announced") {
-			t.Fatalf("cut at %d: warnings %q", cut, warnings)
-		}
-		if kept, _ := os.ReadFile(name); !bytes.Equal(kept, encode(t, blocks[:whole])) {
-			t.Fatalf("cut at %d: the file does not end in a whole line", cut)
-		}
-	}
-}
+Enter a new BPM:
+block 1 proposed with BPM 70: tickets 101 to 109; the winner is drawn in 29s
 
-// Whatever byte of the file is damaged, in whatever way, the server does not start, says which line it
-// is, and leaves the file as it is: no wrong block is taken and no announced one dropped.
-func TestChainFileEveryByteFlipped(t *testing.T) {
-	blocks := testChain(3)
-	file := encode(t, blocks)
-	name := filepath.Join(t.TempDir(), "chain.jsonl")
-	flips := []byte{0x01, 0x20, 0x80}
-	for at := range file {
-		bad := slices.Clone(file)
-		values := []byte{'\n', '}'}
-		for _, f := range flips {
-			values = append(values, file[at]^f)
-		}
-		for _, v := range values {
-			if bad[at] = v; v == file[at] {
-				continue
-			}
-			if err := os.WriteFile(name, bad, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			_, _, err := restart(t, name)
-			line := fmt.Sprintf("line %d: ", bytes.Count(file[:at], []byte("\n"))+1)
-			if err == nil || !strings.Contains(err.Error(), line) {
-				t.Fatalf("byte %d %q as %q: error %v, want one of %s", at, file[at], v, err, line)
-			}
-			if kept, _ := os.ReadFile(name); !bytes.Equal(kept, bad) {
-				t.Fatalf("byte %d: the damaged file was changed", at)
-			}
-		}
-	}
-}
+Enter a new BPM:
+slashed: "no" is not a pulse (a whole number, 0 or more); 9 tokens forfeited
+«closed»`)
+		// The proposal of who has left stands, that of who was slashed does not.
+		h.connect().plays(`Enter token balance:«50⏎⏎70⏎»
 
-// Blocks of which each is right, but which do not make a chain, are no chain.
-func TestChainFileFaults(t *testing.T) {
-	blocks := testChain(4)
-	other := testChain(4)
-	forged := generateBlock(blocks[0], 60, "somebody")
-	for fault, file := range map[string][]Block{
-		"line 3: wrong index":   {blocks[0], blocks[1], blocks[3]},
-		"line 2: wrong index":   {blocks[0], blocks[0]},
-		"line 1: wrong index":   {blocks[1]},
-		"line 3: wrong link":    {blocks[0], blocks[1], other[2]},
-		"line 3: wrong hash":    {blocks[0], blocks[1], {Index: 2, PrevHash: blocks[1].Hash, Hash: forged.Hash}},
-		"line 1: wrong genesis": {generateBlock(beforeGenesis(), 1, "")},
-	} {
-		name := filepath.Join(t.TempDir(), "chain.jsonl")
-		os.WriteFile(name, encode(t, file), 0o644)
-		_, _, err := restart(t, name)
-		if err == nil || !strings.Contains(err.Error(), fault) {
-			t.Errorf("error %v, want %s", err, fault)
-		}
-		if err := verify(name, io.Discard, nil); err == nil || !strings.Contains(err.Error(), fault) || !strings.Contains(err.Error(), name) {
-			t.Errorf("verify: error %v, want %s", err, fault)
-		}
-	}
-}
+you are validator <bob> with 50 tokens staked
+draw 1 seal: <seal1>
 
-// Verify counts the blocks of a good file, also of one that is being written.
-func TestVerify(t *testing.T) {
-	blocks := testChain(3)
-	name := filepath.Join(t.TempDir(), "chain.jsonl")
-	os.WriteFile(name, append(encode(t, blocks), `{"Index":3,"Ti`...), 0o644)
-	var out, warnings bytes.Buffer
-	if err := verify(name, &out, &warnings); err != nil {
-		t.Fatal(err)
-	}
-	if want := fmt.Sprintf("ok: 3 blocks, head %s\n", blocks[2].Hash); out.String() != want {
-		t.Errorf("verify says %q, want %q", out.String(), want)
-	}
-	if !strings.Contains(warnings.String(), "does not count") {
-		t.Errorf("no word of the part of a line: %q", warnings.String())
-	}
-	empty := filepath.Join(t.TempDir(), "empty")
-	os.WriteFile(empty, nil, 0o644)
-	for _, bad := range []string{filepath.Join(t.TempDir(), "none"), empty, ""} {
-		if err := verify(bad, &out, nil); err == nil {
-			t.Errorf("%q is ok", bad)
-		}
-	}
-}
+Enter a new BPM:
+block 1: proposals 1, tokens 100; the winner is drawn in 28s
 
-// writeChain writes a valid chain file of so many blocks, one after the other.
-func writeChain(t testing.TB, name string, blocks int) {
-	t.Helper()
-	f, err := os.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := bufio.NewWriter(f)
-	e := json.NewEncoder(w) // writes a newline behind each
-	block := generateBlock(beforeGenesis(), 0, "")
-	for i := range blocks {
-		if err := e.Encode(block); err != nil {
-			t.Fatal(err)
-		}
-		block = generateBlock(block, i%200, block.Hash)
-	}
-	if err := errors.Join(w.Flush(), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
+Enter a new BPM:
+block 1 proposed with BPM 70: tickets 110 to 159; the winner is drawn in 28s
 
-// A restored server holds what broadcasts need, however long the chain is.
-func TestRestoredMemoryIsFlat(t *testing.T) {
-	held := func(blocks int) int64 {
-		s := testSettings()
-		s.chainFile = filepath.Join(t.TempDir(), "chain.jsonl")
-		writeChain(t, s.chainFile, blocks)
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		n, err := newNetwork(s, io.Discard, log.Default())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer n.close()
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		return int64(after.HeapAlloc) - int64(before.HeapAlloc)
-	}
-	if short, long := held(2_000), held(30_000); long > short+1<<20 {
-		t.Errorf("2,000 blocks take %d bytes, 30,000 blocks %d", short, long)
-	}
-}
+Enter a new BPM:
+block 1: proposals 2, tokens 150, yours 50 (33.3%); the winner is drawn in 28s
 
-// FuzzReplay: no file makes the reader of chains panic, and what it takes is a chain whose
-// lines are those of the file.
-func FuzzReplay(f *testing.F) {
-	file := encode(f, testChain(3))
-	f.Add(file)
-	f.Add(file[:len(file)-1])
-	f.Add(append(bytes.Clone(file[:len(file)-1]), 'x'))
-	f.Add([]byte("\n\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var lines []byte
-		before := beforeGenesis()
-		read := func(fn func([]byte) error) ([]byte, error) { return linefile.Read(bytes.NewReader(data), fn) }
-		_, tail, err := readChain(read, func(b Block, line []byte) {
-			if fault := blockFault(b, before); fault != nil {
-				t.Fatal(fault)
-			}
-			before = b
-			if again, _ := json.Marshal(b); !bytes.Equal(again, line) {
-				t.Fatalf("%q was read as %q", line, again)
-			}
-			lines = append(append(lines, line...), '\n')
-		})
-		if err == nil && !bytes.Equal(append(lines, tail...), data) {
-			t.Fatal("something in the file was passed over")
-		}
-		if !bytes.HasPrefix(data, lines) && !bytes.HasPrefix(data, lines[:len(lines)-1]) {
-			t.Fatal("something was read that is not in the file")
-		}
+Enter a new BPM:`)
+		h.connect().plays(`Enter token balance:«0⏎draw⏎?⏎⏎-5⏎no⏎100»
+
+"0" is not a stake: the least is 1
+Enter token balance:
+no block was drawn since the server started
+Enter token balance:
+Type how many tokens you stake, a whole number from 1 to 9223372036854775807:
+the more, the likelier you forge a block. quit: leave.
+Enter token balance:Enter token balance:
+"-5" is not a stake: the least is 1
+Enter token balance:
+"no" is not a stake: it must be a whole number, such as 100
+Enter token balance:
+too many tries, goodbye
+«closed»`)
 	})
 }
 
-// A server goes on where the last one was, in every way that it shows.
-func TestRestartGoesOn(t *testing.T) {
-	s := testSettings()
-	s.chainFile = filepath.Join(t.TempDir(), "chain.jsonl")
-	var before []Block
-	for round := 1; round <= 3; round++ {
-		inVirtualTime(t, s, func(t *testing.T, h *hall) {
-			console := h.console.String()
-			if round == 1 == strings.Contains(console, "restored") || !strings.Contains(console, "Index: (int) 0,") {
-				t.Errorf("start %d: console shows %q", round, console)
+// The words count in any case of letters, with spaces around them, as telnet sends them.
+func TestWords(t *testing.T) {
+	inVirtualTime(t, defaults(), func(h *hall) {
+		for _, stake := range []string{"", "5\n"} {
+			for _, word := range []string{"help", "?", "draw", "quit", ""} {
+				var want string
+				for _, as := range []string{word, strings.ToUpper(word), "\t " + word + "  ", word + "\r", "\xff\xfd\x06" + word} {
+					p := h.connect()
+					p.types(stake)
+					got := p.types(as + "\n")
+					if want = cmp.Or(want, got); got != want || strings.Contains(got, "not a") {
+						t.Errorf("%q is answered with %q, %q with %q", word, want, as, got)
+					}
+					if word == "quit" {
+						p.isGone()
+					}
+					p.leaves()
+				}
 			}
-			if round > 1 && !strings.Contains(console, fmt.Sprintf("restored %d blocks from %s, head %s\n", round, s.chainFile, before[round-1].Hash)) {
-				t.Errorf("start %d: console shows %q", round, console)
-			}
-			p := h.connect()
-			p.joins(5)
-			if text := p.types("70\n"); !strings.Contains(text, fmt.Sprintf("\nblock %d proposed", round)) {
-				t.Errorf("start %d: %q", round, text)
-			}
-			time.Sleep(s.roundLength)
-			p.sees()
-			blocks := h.blocks()
-			if len(blocks) != round+1 || !slices.Equal(blocks[:round], before) && round > 1 {
-				t.Errorf("start %d: the chain is not continued: %d blocks", round, len(blocks))
-			}
-			before = blocks
-		})
-	}
-}
-
-// Two servers never share a file.
-func TestChainFileInUse(t *testing.T) {
-	s := testSettings()
-	s.chainFile = filepath.Join(t.TempDir(), "chain.jsonl")
-	n, err := newNetwork(s, io.Discard, log.Default())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := newNetwork(s, io.Discard, log.Default()); !errors.Is(err, linefile.ErrInUse) {
-		t.Errorf("a second server: %v", err)
-	}
-	n.close()
-	if n, err = newNetwork(s, io.Discard, log.Default()); err != nil {
-		t.Fatalf("after the first has ended: %v", err)
-	}
-	n.close()
-}
-
-// A round whose block cannot be kept is not announced; its proposals stay for the next draw, together
-// with new ones, and the console says so once.
-func TestRoundIsNotAnnouncedBeforeItIsKept(t *testing.T) {
-	s := testSettings()
-	s.chainFile = filepath.Join(t.TempDir(), "chain.jsonl")
-	inVirtualTime(t, s, func(t *testing.T, h *hall) {
-		p, q := h.connect(), h.connect()
-		p.joins(5)
-		q.joins(5)
-		p.types("70\n")
-		q.sees()
-		h.do(func() { h.file.Close() }) // from now on every write fails
-		time.Sleep(3*s.roundLength + time.Second)
-		for _, person := range []*person{p, q} {
-			if text := person.sees(); strings.Contains(text, "winning") || strings.Contains(text, "forged") {
-				t.Errorf("announced, though not kept: %q", text)
-			}
-		}
-		if text := p.types("71\n"); !strings.Contains(text, "block 1 is already proposed with BPM 70") {
-			t.Errorf("the proposal does not stay: %q", text)
-		}
-		if text := q.types("71\n"); !strings.Contains(text, "block 1 proposed with BPM 71") {
-			t.Errorf("the round takes no other proposal: %q", text)
-		}
-		if n := strings.Count(h.stderr.String(), "block 1 is not forged: cannot keep it"); n != 1 {
-			t.Errorf("said %d times: %s", n, h.stderr)
-		}
-		if got := len(h.blocks()); got != 1 {
-			t.Errorf("%d blocks in the chain", got)
-		}
-		h.do(func() { // there is room again
-			file, err := linefile.Open(s.chainFile)
-			if err == nil {
-				_, err = file.Replay(func([]byte) error { return nil })
-			}
-			if err != nil {
-				t.Error(err)
-			}
-			h.file = file
-		})
-		time.Sleep(s.roundLength)
-		if text := p.sees() + q.sees(); strings.Count(text, "winning validator") != 2 || strings.Count(text, "you forged block 1\n") != 1 {
-			t.Errorf("after the disk has room again: %q", text)
-		}
-		if !strings.Contains(h.console.String(), "from 2 proposals") || !strings.Contains(h.stderr.String(), "can be kept again") {
-			t.Errorf("console: %s %s", h.console, h.stderr)
-		}
-	})
-}
-
-// ---- The terminal contract, row by row ----
-
-func TestStakeAndPropose(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		p.expect(p.sees(), "Enter token balance:")
-		text := p.types("100\n")
-		address := regexp.MustCompile("[0-9a-f]{64}").FindString(text)
-		p.expect(text, "\nyou are validator "+address+" with 100 tokens staked\n\nEnter a new BPM:")
-		p.expect(p.types("72\n"), "\nblock 1 proposed with BPM 72; the winner is drawn in 30s\n\nEnter a new BPM:")
-		time.Sleep(18 * time.Second)
-		p.expect(p.types("73\n"), "\nblock 1 is already proposed with BPM 72; the next round opens in 12s\n\nEnter a new BPM:")
-		time.Sleep(11200 * time.Millisecond)
-		p.expect(p.types("74\n"), "\nblock 1 is already proposed with BPM 72; the next round opens in 800ms\n\nEnter a new BPM:")
-		time.Sleep(800 * time.Millisecond)
-		p.expect(p.sees(), "\nwinning validator: "+address+"\nyou forged block 1\n\nEnter a new BPM:")
-		p.expect(p.types("75\n"), "\nblock 2 proposed with BPM 75; the winner is drawn in 30s\n\nEnter a new BPM:")
-		blocks := h.blocks()
-		if len(blocks) != 2 || blocks[1].BPM != 72 || blocks[1].Validator != address {
-			t.Errorf("the chain is %+v", blocks)
 		}
 	})
 }
 
 func TestStakes(t *testing.T) {
-	const whole, least, most = "it must be a whole number, such as 100", "the least is 1", "the most is 9223372036854775807"
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		for typed, why := range map[string]string{
-			"0": least, "-1": least, "-99999999999999999999": least, "9223372036854775808": most,
-			"abc": whole, "1.5": whole, "1e3": whole, "1 000": whole, "0x10": whole, "١": whole,
-			"GET / HTTP/1.1": whole, "\x00": whole, "\xff\xfb\x01": whole, "a\tb": whole,
-			strings.Repeat("ä", 50): whole, strings.Repeat("9", 1024): most, strings.Repeat("9", 1025): "the line is too long",
-		} {
-			p := h.connect()
-			p.sees()
-			shown := typed
-			if r := []rune(typed); len(r) > 40 {
-				shown = string(r[:40])
+	const whole, least = "it must be a whole number, such as 100", "the least is 1"
+	for _, most := range []string{"1000", "9223372036854775807"} {
+		s := defaults()
+		fmt.Sscan(most, &s.maxStake)
+		inVirtualTime(t, s, func(h *hall) {
+			for typed, why := range map[string]string{
+				"0": least, "-1": least, "-99999999999999999999": least, "9223372036854775808": "the most is " + most, most + "0": "the most is " + most,
+				"abc": whole, "1.5": whole, "1e3": whole, "1 000": whole, "0x10": whole, "١": whole, "quit now": whole, "GET / HTTP/1.1": whole,
+				"\x00": whole, "\x1b[2J": whole, "a\tb": whole, strings.Repeat("ä", 50): whole, strings.Repeat("x", 1025): "the line is too long",
+			} {
+				p, shown := h.connect(), []rune(typed)
+				h.match(p.types(typed+"\n"), fmt.Sprintf("Enter token balance:\n%q is not a stake: %s\nEnter token balance:", string(shown[:min(len(shown), 40)]), why))
+				p.leaves()
 			}
-			p.expect(p.types(typed+"\n"), fmt.Sprintf("\n%q is not a stake: %s\nEnter token balance:", shown, why))
-			p.joins(5) // nothing is lost
-			p.leaves()
-		}
-		for typed, tokens := range map[string]int64{
-			"1": 1, "9223372036854775807": math.MaxInt64, "  12\t": 12, "7\r": 7, "007": 7,
-			strings.Repeat(" ", 1023) + "5": 5, strings.Repeat("0", 1023) + "6\r": 6,
-		} {
-			p := h.connect()
-			p.sees()
-			if text := p.types(typed + "\n"); !strings.Contains(text, fmt.Sprintf(" with %d tokens staked\n", tokens)) {
-				t.Errorf("staking %q: %q", typed, text)
+			for typed, tokens := range map[string]string{
+				"1": "1", most: most, "  12\t": "12", "7\r": "7", "007": "7", strings.Repeat("0", 1023) + "6\r": "6", "\xff\xfd\x068\xff\xfb\n9": "89",
+			} {
+				p := h.connect()
+				has(t, p.types(typed+"\n"), " with "+tokens+" tokens staked\n")
+				p.leaves()
 			}
-			p.leaves()
-		}
-	})
+			has(t, h.connect().types("help\n"), "from 1 to "+most+":\n")
+		})
+	}
 }
 
-func TestThreeBadStakes(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		p.types("no\n")
-		p.types("\n")
-		p.types("no\n")
-		p.expect(p.types("no\n"), "\n\"no\" is not a stake: it must be a whole number, such as 100\nEnter token balance:\ntoo many tries, goodbye\n")
-		p.expectLeft()
-		if n := h.validatorCount(); n != 0 {
-			t.Errorf("%d validators", n)
-		}
-	})
-}
-
-func TestEmptyLines(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		p.sees()
-		for _, empty := range []string{"\n", "\r\n", "  \t\n"} {
-			p.expect(p.types(empty), "Enter token balance:")
-		}
-		p.joins(3)
-		for _, empty := range []string{"\n", "\r\n", "  \t\n"} {
-			p.expect(p.types(empty), "\nEnter a new BPM:")
-		}
-	})
-}
-
-// What is no pulse costs the stake, the place on the list and the proposal.
-func TestSlashing(t *testing.T) {
+// Every whole number from 0 on is a pulse; whatever else is typed costs the stake, the place on the list and the proposal.
+func TestPulses(t *testing.T) {
+	for typed, bpm := range map[string]int{"0": 0, "100000001": 100000001, "9223372036854775807": math.MaxInt, " 007\t\r": 7, "\xff\xf17\xff\xfb\x012": 72} {
+		inVirtualTime(t, defaults(), func(h *hall) {
+			alice := h.seat("alice", 5)
+			h.match(alice.types(typed+"\n"), fmt.Sprintf("\nblock 1 proposed with BPM %d: tickets 1 to 5; the winner is drawn in 30s\n\nEnter a new BPM:", bpm))
+			alice.plays("«30s later»" + won(1, "alice", bpm, 5, "you forged block 1\n") + "\nEnter a new BPM:")
+		})
+	}
 	for _, typed := range []string{
-		"abc", "-1", "72.5", "7 2", "99999999999999999999", "\x00", "\x1b[2J", strings.Repeat("x", 41), strings.Repeat("7", 1025),
+		"abc", "-1", "72.5", "7 2", "9223372036854775808", "\x00", "\x1b[2J", strings.Repeat("ä", 41), strings.Repeat("0", 1025), "help me",
 	} {
-		inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-			p, other := h.connect(), h.connect()
-			p.joins(math.MaxInt64)
-			address := other.joins(1)
-			p.types("70\n")
-			other.types("71\n")
-			p.expect(p.types(typed+"\n"), fmt.Sprintf("\nslashed: %q is not a pulse; 9223372036854775807 tokens forfeited\n", typed[:min(len(typed), 40)]))
-			p.expectLeft()
-			if n := h.validatorCount(); n != 1 {
-				t.Errorf("%d validators left", n)
+		inVirtualTime(t, defaults(), func(h *hall) {
+			mallory, alice := h.seat("mallory", math.MaxInt64), h.seat("alice", 1)
+			mallory.types("70\n")
+			alice.types("71\n")
+			time.Sleep(time.Second)
+			h.console.next()
+			shown := []rune(typed)
+			quoted := fmt.Sprintf("%q", string(shown[:min(len(shown), 40)]))
+			h.match(mallory.types(typed+"\n"), "\nslashed: "+quoted+" is not a pulse (a whole number, 0 or more); 9223372036854775807 tokens forfeited\n")
+			mallory.isGone()
+			h.shows("validators: 1 with 1 tokens staked\n  <alice> 1\n  slashed: <mallory>\n    9223372036854775807 tokens, for " + quoted + "\n")
+			const drawn = "ticket <ticket> of 9223372036854775808 was slashed, again: ticket 1 of 1"
+			alice.plays("«28s later»\nwinning validator: <alice>\nblock 1, BPM 71: " + drawn + ", secret <secret>\nyou forged block 1\ndraw 2 seal: <seal2>\n\nEnter a new BPM:" +
+				"«draw»\n\nblock 1: " + drawn + "; the lines of its draw:\n<secret>\n<mallory> 9223372036854775807 slashed\n<alice> 1 71\n\nEnter a new BPM:")
+			h.shows("block 1: BPM 71, " + drawn + ", proposals 2, stake 1 (100.0%), forged by\n  <alice>\ndraw 2 seal: <seal2>\n")
+		})
+	}
+}
+
+// A round holds as many proposals as there may be terminals, in all and from one address, also of those that have left.
+func TestFullRound(t *testing.T) {
+	s := defaults()
+	s.maxClients, s.maxPerAddress = 6, 2
+	inVirtualTime(t, s, func(h *hall) {
+		one, two := netip.MustParsePrefix("10.0.0.7/32"), netip.MustParsePrefix("2001:db8::/64")
+		for range 2 {
+			for i, from := range []netip.Prefix{one, one, one, {}, {}, {}, two, two} {
+				p := h.connectFrom(from)
+				p.types("1\n")
+				text := p.types("70\n")
+				if i == 2 || i == 7 {
+					h.match(text, "\nthe round is full; the next one opens in 30s\n\nEnter a new BPM:")
+				} else {
+					has(t, text, " proposed with BPM 70: tickets ")
+				}
+				p.leaves()
 			}
-			time.Sleep(h.roundLength)
-			// Against 1 token, the forfeited ones would have won.
-			other.expect(other.sees(), "\nwinning validator: "+address+"\nyou forged block 1\n\nEnter a new BPM:")
-			if console := h.console.String(); !strings.Contains(console, "ticket 1 of 1 from 1 proposals, stake 1 (100.0%)") || strings.Contains(console, "\x1b") {
-				t.Errorf("the console shows %q", console)
+			time.Sleep(30 * time.Second) // the next round is empty
+		}
+	})
+}
+
+// blocksIn reads a chain, or the end of one, and checks it by the words of the contract.
+func blocksIn(t testing.TB, text string) []Block {
+	t.Helper()
+	var blocks []Block
+	must(0, json.Unmarshal([]byte(text), &blocks))
+	for i, b := range blocks {
+		if b.Hash != hash(fmt.Sprintf("%d\n%s\n%d\n%s\n%s\n", b.Index, b.Timestamp, b.BPM, b.PrevHash, b.Validator)) ||
+			i > 0 && (b.Index != blocks[i-1].Index+1 || b.PrevHash != blocks[i-1].Hash || b.Timestamp < blocks[i-1].Timestamp) {
+			t.Fatalf("block %d is wrong: %+v", b.Index, blocks[max(0, i-1):i+1])
+		}
+	}
+	return blocks
+}
+
+// The newest BROADCAST_BLOCKS blocks, or all, come every BROADCAST after a terminal connected.
+func TestBroadcast(t *testing.T) {
+	for _, limit := range []int{0, 1, 3, 10} {
+		s := defaults()
+		s.broadcastBlocks, s.broadcastEvery = limit, 40*time.Second
+		s.roundLength = s.broadcastEvery
+		inVirtualTime(t, s, func(h *hall) {
+			time.Sleep(time.Second) // each broadcast comes a second behind a block
+			eve := h.connect()
+			eve.next()
+			time.Sleep(time.Second)
+			alice := h.seat("alice", 100)
+			alice.types("72\n")
+			alice.plays("«38s later»" + won(1, "alice", 72, 100, "you forged block 1\n") + "\nEnter a new BPM:")
+			eve.next()
+			eve.plays("«999ms later»«1ms later»\n[" + map[bool]string{true: `{"Index":0,"Timestamp":"2000-01-01T00:00:00.000000000Z","BPM":0,` +
+				`"Hash":"9fa00adf97e0d81be3e68f14ea88337abd6eaddb6c7016a873733aa5e48ea371","PrevHash":"","Validator":""},`}[limit != 1] +
+				`{"Index":1,"Timestamp":"2000-01-01T00:00:40.000000000Z","BPM":72,"Hash":"<hash>",` +
+				`"PrevHash":"9fa00adf97e0d81be3e68f14ea88337abd6eaddb6c7016a873733aa5e48ea371","Validator":"<alice>"}]` + "\nEnter token balance:")
+			alice.plays("«999ms later»")
+			time.Sleep(time.Millisecond)
+			has(t, alice.next(), "\n[{", "}]\n\nEnter a new BPM:")
+			for newest := 2; newest <= 35; newest++ {
+				alice.types("70\n")
+				time.Sleep(s.roundLength)
+				shown := regexp.MustCompile(`(?m)^\[.*\]$`).FindAllString(eve.next(), -1)
+				all := map[bool]int{true: 99}[limit == 0]
+				if blocks := blocksIn(t, shown[0]); len(shown) != 1 || blocks[len(blocks)-1].Index != newest || len(blocks) != min(limit+all, newest+1) {
+					t.Fatalf("of %d blocks, %d are shown, up to block %d", newest+1, len(blocks), blocks[len(blocks)-1].Index)
+				}
 			}
 		})
 	}
 }
 
-// A winner's block is checked once more against the head.
-func TestForgeChecks(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		h.do(func() {
-			head := h.head
-			stale := generateBlock(head, 70, "somebody")
-			if err := h.forge(generateBlock(head, 71, "another")); err != nil {
-				t.Error(err)
-			}
-			if err := h.forge(stale); err == nil {
-				t.Error("two blocks follow the same head")
-			}
-			if h.head.BPM != 71 {
-				t.Errorf("the head is %+v", h.head)
-			}
-		})
-	})
-}
-
-// A terminal that comes when the server is stopping hears so.
-func TestTooLate(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		h.shut()
-		p := h.connect()
-		p.expect(p.sees(), "Enter token balance:\nthe server is shutting down\n")
-		p.expectLeft()
-	})
-}
-
-// Every terminal hears who won, staked or not, and is at its prompt again.
-func TestAnnouncement(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		winner, idle, stranger := h.connect(), h.connect(), h.connect()
-		address := winner.joins(10)
-		idle.joins(1000000)
-		stranger.sees()
-		winner.types("72\n")
-		time.Sleep(h.roundLength)
-		winner.expect(winner.sees(), "\nwinning validator: "+address+"\nyou forged block 1\n\nEnter a new BPM:")
-		idle.expect(idle.sees(), "\nwinning validator: "+address+"\n\nEnter a new BPM:")
-		stranger.expect(stranger.sees(), "\nwinning validator: "+address+"\nEnter token balance:")
-		if want := "block 1 forged by " + address + ": ticket "; !strings.Contains(h.console.String(), want) {
-			t.Errorf("the console shows %q, want %q", h.console, want)
-		}
-	})
-}
-
-// A round without proposals ends in silence.
-func TestSilentRounds(t *testing.T) {
-	s := testSettings()
-	s.broadcastEvery = time.Hour
-	inVirtualTime(t, s, func(t *testing.T, h *hall) {
-		p := h.connect()
-		p.joins(10)
-		time.Sleep(10 * s.roundLength)
-		p.expect(p.sees(), "")
-		p.expect(p.types("72\n"), "\nblock 1 proposed with BPM 72; the winner is drawn in 30s\n\nEnter a new BPM:")
-	})
-}
-
-// The chain comes every BROADCAST after a terminal connected, on a line of its own, keys in order.
-func TestBroadcast(t *testing.T) {
-	s := testSettings()
-	s.broadcastEvery = 40 * time.Second
-	s.broadcastBlocks = 2
-	inVirtualTime(t, s, func(t *testing.T, h *hall) {
-		first := h.connect()
-		first.sees()
-		time.Sleep(10 * time.Second)
-		second := h.connect()
-		second.joins(1)
-		time.Sleep(30 * time.Second)
-		genesis := h.blocks()[0]
-		first.expect(first.sees(), fmt.Sprintf("\n[{\"Index\":0,\"Timestamp\":%q,\"BPM\":0,\"Hash\":%q,\"PrevHash\":\"\",\"Validator\":\"\"}]\nEnter token balance:",
-			genesis.Timestamp, genesis.Hash))
-		second.expect(second.sees(), "")
-		time.Sleep(10 * time.Second)
-		if text := second.sees(); !strings.HasPrefix(text, "\n[{") || !strings.HasSuffix(text, "}]\n\nEnter a new BPM:") {
-			t.Errorf("the second terminal shows %q", text)
-		}
-		for range 3 { // blocks 1 to 3, of which the newest two are shown
-			second.types("70\n")
-			time.Sleep(s.roundLength)
-		}
-		time.Sleep(s.broadcastEvery)
-		text := first.sees()
-		broadcasts := regexp.MustCompile(`\n(\[.*\])\nEnter`).FindAllStringSubmatch(text, -1)
-		blocks := parseChain(t, broadcasts[len(broadcasts)-1][1])
-		if len(blocks) != 2 || blocks[0].Index != 2 || blocks[1].Index != 3 {
-			t.Errorf("the broadcast holds %+v", blocks)
-		}
-	})
-}
-
-// BROADCAST_BLOCKS=0 shows the whole chain, however long.
-func TestBroadcastWholeChain(t *testing.T) {
-	s := testSettings()
-	s.broadcastBlocks = 0
-	s.roundLength = 10 * time.Millisecond
-	inVirtualTime(t, s, func(t *testing.T, h *hall) {
-		p := h.connect()
-		p.joins(1)
-		for range 1200 {
-			p.input <- "70\n" // more than a person types: it is slowed down
-			time.Sleep(2 * s.roundLength)
-		}
-		if n := len(h.blocks()); n != 1201 {
-			t.Errorf("%d blocks", n)
-		}
-	})
-}
-
-// The end of the input: a proposal stands, its maker hears how the round ends, and is gone.
-func TestEndOfInput(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		address := p.joins(100)
-		p.types("72") // a last line without a newline counts
-		p.conn.CloseWrite()
-		p.expect(p.sees(), "\nblock 1 proposed with BPM 72; the winner is drawn in 30s\n\nEnter a new BPM:")
-		time.Sleep(h.roundLength)
-		p.expect(p.sees(), "\nwinning validator: "+address+"\nyou forged block 1\n")
-		p.expectLeft()
-		if n := h.validatorCount(); n != 0 {
-			t.Errorf("%d validators", n)
-		}
-	})
-}
-
-// Without a proposal in the open round there is nothing to wait for.
-func TestEndOfInputWithoutProposal(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		before, after, third := h.connect(), h.connect(), h.connect()
-		before.conn.CloseWrite() // at the first prompt
-		after.types("10\n")      // staked, nothing proposed
-		after.conn.CloseWrite()
-		third.types("10\n70\n")
-		time.Sleep(h.roundLength) // its round is over
-		third.conn.CloseWrite()
-		for _, p := range []*person{before, after, third} {
-			p.expectLeft()
-		}
-		if n := h.validatorCount(); n != 0 {
-			t.Errorf("%d validators", n)
-		}
-	})
-}
-
-// A terminal that vanishes is off the list; its proposal stands, and may win.
-func TestVanishing(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p, witness := h.connect(), h.connect()
-		address := p.joins(100)
-		p.types("72\n")
-		h.do(func() { // as when the connection is reset: nothing can be read or written any more
-			h.proposals[0].terminal.Close()
-		})
-		synctest.Wait()
-		if n := h.validatorCount(); n != 0 {
-			t.Errorf("%d validators", n)
-		}
-		p.expectLeft()
-		witness.sees()
-		time.Sleep(h.roundLength)
-		witness.expect(witness.sees(), "\nwinning validator: "+address+"\nEnter token balance:")
-	})
-}
-
-// Ctrl-C: the open round is drawn at once, kept and announced, then everybody hears goodbye.
-func TestShutdown(t *testing.T) {
-	s := testSettings()
-	s.chainFile = filepath.Join(t.TempDir(), "chain.jsonl")
-	inVirtualTime(t, s, func(t *testing.T, h *hall) {
-		p, ended, stranger := h.connect(), h.connect(), h.connect()
-		address := p.joins(100)
-		ended.joins(1)
-		ended.conn.CloseWrite()
-		stranger.sees()
-		p.types("72\n")
-		h.stop()
-		p.expect(p.sees(), "\nwinning validator: "+address+"\nyou forged block 1\n\nEnter a new BPM:\nthe server is shutting down\n")
-		stranger.expect(stranger.sees(), "\nwinning validator: "+address+"\nEnter token balance:\nthe server is shutting down\n")
-		p.expectLeft()
-		stranger.expectLeft()
-		file, err := os.ReadFile(s.chainFile)
-		if err != nil || bytes.Count(file, []byte("\n")) != 2 {
-			t.Errorf("the chain file holds %s, %v", file, err)
-		}
-	})
-}
-
-// Several lines that arrive at once are each answered, in order.
-func TestPaste(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		text := p.types("\nx\n100\n72\n73\n\n74\nabc\n75\n")
-		want := `Enter token balance:Enter token balance:
-"x" is not a stake: it must be a whole number, such as 100
-Enter token balance:
-you are validator ADDRESS with 100 tokens staked
-
-Enter a new BPM:
-block 1 proposed with BPM 72; the winner is drawn in 30s
-
-Enter a new BPM:
-block 1 is already proposed with BPM 72; the next round opens in 30s
-
-Enter a new BPM:
-Enter a new BPM:
-block 1 is already proposed with BPM 72; the next round opens in 30s
-
-Enter a new BPM:
-slashed: "abc" is not a pulse; 100 tokens forfeited
-`
-		p.expect(regexp.MustCompile("[0-9a-f]{64}").ReplaceAllString(text, "ADDRESS"), want)
-		p.expectLeft()
-	})
-}
-
-// However fast somebody types, nobody else waits; a terminal that does not read is cut off, the
-// console says so, and its proposal stands.
+// A terminal that does not read holds nobody up. It is cut off, the console says so, and its proposal stands.
 func TestNotReading(t *testing.T) {
-	s := testSettings()
-	s.roundLength = time.Second
-	inVirtualTime(t, s, func(t *testing.T, h *hall) {
-		toServer, atServer := net.Pipe()
-		_, toClient := net.Pipe() // nobody reads there
+	inVirtualTime(t, defaults(), func(h *hall) {
+		client, server := wire()
 		served := make(chan struct{})
 		go func() {
-			h.handleConn(duplex{in: atServer, out: toClient})
+			h.handleConn(server, netip.Prefix{})
 			close(served)
 		}()
-		go toServer.Write([]byte("100\n72\n"))
-		p := h.connect()
-		p.joins(1)
-		p.types("70\n")
-		time.Sleep(s.roundLength)
-		if text := p.sees(); !strings.Contains(text, "winning validator") {
-			t.Errorf("waits for a terminal that does not read: %q", text)
-		}
-		time.Sleep(10 * time.Second)
+		go client.Write([]byte("100\n72\n"))
+		io.ReadFull(client, make([]byte, 300)) // up to the proposal, then no more
+		eve := h.connect()
+		eve.plays("Enter token balance:«30s later»" + won(1, "alice", 72, 100, "") + "Enter token balance:«12s later»")
 		<-served
-		time.Sleep(time.Second)
-		if text := h.stderr.String(); text != "1 terminals cut off: they did not read\n" {
-			t.Errorf("the console says %q", text)
-		}
-		toServer.Close()
+		h.warns("1 terminals cut off: they did not read\n")
 	})
 }
 
-// Up to 20 validators are all on the console, past that the newest and the totals.
-func TestConsole(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		if console := h.console.String(); !strings.Contains(console, "(main.Block) {\n Index: (int) 0,") || !strings.Contains(console, h.blocks()[0].Hash) {
-			t.Errorf("no genesis block: %q", console)
-		}
-		var addresses []string
-		for i := range 21 {
-			shown := len(h.console.String())
-			addresses = append(addresses, h.connect().joins(math.MaxInt64))
+// ---- Leaving ----
+
+// The end of the input: a proposal stands, and its maker hears how the round ends.
+func TestEndOfInput(t *testing.T) {
+	inVirtualTime(t, defaults(), func(h *hall) {
+		alice, bob, carol, eve := h.seat("alice", 100), h.seat("bob", 10), h.seat("carol", 20), h.connect()
+		alice.types("72") // a last line without its end counts
+		alice.plays("«^D»\nblock 1 proposed with BPM 72: tickets 1 to 100; the winner is drawn in 30s\n\nEnter a new BPM:")
+		bob.plays("«^D»«closed»") // without a proposal there is nothing to wait for
+		eve.plays("Enter token balance:«^D»«closed»")
+		time.Sleep(28 * time.Second)
+		alice.plays(won(1, "alice", 72, 100, "you forged block 1\n") + "«closed»")
+		carol.plays(won(1, "alice", 72, 100, "") + "\nEnter a new BPM:")
+		h.console.next()
+		carol.plays("«^D»«closed»") // its round is over
+		h.shows("validators: 0 with 0 tokens staked\n  left: <carol> 20\n")
+	})
+}
+
+// A terminal that vanishes is off the list, also one whose input had ended before. Its proposal stands.
+func TestVanishing(t *testing.T) {
+	s := defaults()
+	s.roundLength, s.broadcastEvery = 270*time.Second, time.Minute
+	for _, endsBefore := range []bool{false, true} {
+		inVirtualTime(t, s, func(h *hall) {
+			eve, alice := h.connect(), h.seat("alice", 100)
+			alice.types("72\n")
 			time.Sleep(time.Second)
-			console := h.console.String()[shown:]
-			total := new(big.Int).Mul(big.NewInt(math.MaxInt64), big.NewInt(int64(i+1)))
-			if want := fmt.Sprintf("validators: %d with %d tokens staked\n", i+1, total); !strings.HasPrefix(console, want) {
-				t.Fatalf("the console shows %q, want %q", console, want)
+			h.console.next()
+			if endsBefore {
+				alice.plays("«^D»")
 			}
-			for j, address := range addresses {
-				if want := i < 20 || j == i; want != strings.Contains(console, fmt.Sprintf("  %s %d\n", address, int64(math.MaxInt64))) {
-					t.Errorf("after %d have joined: validator %d is shown: %v", i+1, j+1, !want)
-				}
-			}
-		}
-	})
-}
-
-// A crowd that comes at once is one report, not thousands.
-func TestConsoleIsNotFlooded(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		for range 500 {
-			h.connect().joins(1)
-		}
-		time.Sleep(2 * time.Second)
-		if n := strings.Count(h.console.String(), "validators: "); n > 2 || !strings.Contains(h.console.String(), "validators: 500 with 500 tokens") {
-			t.Errorf("%d reports: %s", n, h.console)
-		}
-	})
-}
-
-// An address is a SHA-256, new for each stake.
-func TestAddresses(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		seen := map[string]bool{}
-		for range 100 {
-			seen[h.connect().joins(1)] = true // in virtual time, all at the same instant
-		}
-		if len(seen) != 100 {
-			t.Errorf("%d addresses for 100 stakes", len(seen))
-		}
-	})
-}
-
-// FuzzTerminal: whatever a terminal sends, in whatever pieces, the server answers each line or
-// closes, and others play on.
-func FuzzTerminal(f *testing.F) {
-	f.Add([]byte("100\n72\n"), uint8(3))
-	f.Add([]byte("100\r\n\r\n72\r\n73\nabc\n"), uint8(1))
-	f.Add([]byte("\x00\xff\n\n0\n-1\n"), uint8(200))
-	f.Add(append(bytes.Repeat([]byte("x"), 5000), "\n5\n60"...), uint8(64))
-	f.Add([]byte("GET / HTTP/1.1\r\nHost: localhost:9000\r\n\r\n"), uint8(255))
-	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
-		inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-			p, other := h.connect(), h.connect()
-			other.joins(1)
-			other.types("70\n")
-			go func() {
-				for piece := range slices.Chunk(data, int(size)+1) {
-					if _, err := p.conn.Write(piece); err != nil {
-						break
-					}
-				}
-				p.conn.CloseWrite()
-			}()
-			time.Sleep(h.roundLength + time.Duration(len(data))*20*time.Millisecond) // no line costs more
-			synctest.Wait()
-			if !strings.Contains(other.sees(), "\nwinning validator: ") {
-				t.Error("others hear nothing of the round")
-			}
-			time.Sleep(2 * h.roundLength)
-			p.expectLeft()
-			text := p.screen.String()
-			lines := bytes.Count(data, []byte("\n"))
-			answers := strings.Count(text, "Enter token balance:") + strings.Count(text, "\nEnter a new BPM:")
-			left := strings.Contains(text, "goodbye") || strings.Contains(text, "slashed")
-			if !left && answers < lines+1 {
-				t.Errorf("%d lines, %d prompts: %q", lines, answers, text)
-			}
-			if len(text) > 200*(lines+10) {
-				t.Errorf("%d bytes for %d lines", len(text), lines)
-			}
+			alice.vanishes()
+			time.Sleep(time.Minute + time.Second) // the next broadcast finds that it is gone
+			h.shows("validators: 0 with 0 tokens staked\n  left: <alice> 100\n")
+			alice.isGone()
+			time.Sleep(187 * time.Second)
+			eve.next()
+			eve.plays("«20s later»" + won(1, "alice", 72, 100, "") + "Enter token balance:")
+			h.shows("block 1: BPM 72, ticket <ticket1> of 100, proposals 1, stake 100 (100.0%), forged by\n  <alice>\ndraw 2 seal: <seal2>\n")
 		})
+	}
+}
+
+// Ctrl-C: the open round is drawn at once and announced, then everybody hears goodbye.
+func TestShutdown(t *testing.T) {
+	inVirtualTime(t, onDisk(t), func(h *hall) {
+		alice, bob, eve := h.seat("alice", 100), h.seat("bob", 10), h.connect()
+		alice.types("72\n")
+		bob.plays("«^D»")
+		eve.next()
+		h.stop()
+		alice.plays(won(1, "alice", 72, 100, "you forged block 1\n") + "\nEnter a new BPM:\nthe server is shutting down\n«73»\n«closed»")
+		eve.plays(won(1, "alice", 72, 100, "") + "Enter token balance:\nthe server is shutting down\n«closed»")
+		h.connect().plays("Enter token balance:\nthe server is shutting down\n«closed»")
+		has(t, verified(h.settings), "\nok: 1 draws\n")
 	})
 }
 
-// ---- The lottery ----
-
-// draw is the draw of a round: it returns the winner's index.
-func draw(stakes []int64) int {
-	totals := runningTotals(stakes)
-	return ticketHolder(totals, drawTicket(totals[len(totals)-1]))
+// displace puts something else in the place of a file, and returns what puts it back.
+func displace(name string) (back func()) {
+	must(0, errors.Join(os.Rename(name, name+".away"), os.Mkdir(name, 0o755)))
+	return func() { must(0, errors.Join(os.Remove(name), os.Rename(name+".away", name))) }
 }
 
-// Over every ticket of a pool each proposer wins exactly as many as it staked.
-func TestTicketHolderExactly(t *testing.T) {
-	for _, stakes := range [][]int64{{1}, {1, 2, 7}, {5, 1, 1, 9, 3}, {100, 1}, slices.Repeat([]int64{3}, 50)} {
-		won := make([]int64, len(stakes))
-		totals := runningTotals(stakes)
-		for ticket := int64(1); ticket <= totals[len(totals)-1].Int64(); ticket++ {
-			won[ticketHolder(totals, big.NewInt(ticket))]++
-		}
-		if !slices.Equal(won, stakes) {
-			t.Errorf("stakes %v win %v tickets", stakes, won)
-		}
-	}
-}
-
-// The edges of stakes whose sum passes 64 bits belong to whom they should.
-func TestTicketHolderOfHugeStakes(t *testing.T) {
-	stakes := []int64{math.MaxInt64, 1, math.MaxInt64, math.MaxInt64}
-	totals := runningTotals(stakes)
-	edge := new(big.Int)
-	for i, stake := range stakes {
-		first := new(big.Int).Add(edge, big.NewInt(1))
-		edge.Add(edge, big.NewInt(stake))
-		if got := ticketHolder(totals, first); got != i {
-			t.Errorf("ticket %d is of %d, want %d", first, got, i)
-		}
-		if got := ticketHolder(totals, edge); got != i {
-			t.Errorf("ticket %d is of %d, want %d", edge, got, i)
-		}
-	}
-	if total := totals[len(totals)-1]; total.Cmp(edge) != 0 || total.BitLen() <= 64 {
-		t.Errorf("the total is %d, want %d", total, edge)
-	}
-}
-
-// The draw is fair: chi-square over 100,000 draws, as far off as once in a million times at most.
-func TestDrawIsFair(t *testing.T) {
-	near := int64(math.MaxInt64)
-	for name, stakes := range map[string][]int64{
-		"1:2:7":                  {1, 2, 7},
-		"1,000 equal stakes":     slices.Repeat([]int64{1}, 1000),
-		"stakes near 2^63":       {near, near - 1, near / 2, near - 1000},
-		"a total of 3/4 of 2^64": {1 << 62, 1 << 62, 1 << 62}, // a modulus would favour the first, two to one
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			const draws = 100_000
-			won := make([]float64, len(stakes))
-			totals := runningTotals(stakes)
-			total := totals[len(totals)-1]
-			for range draws {
-				won[ticketHolder(totals, drawTicket(total))]++
+// Ctrl-C while a block is being kept: it is waited for, and what waits for it has its round as well.
+func TestShutdownWhileKeeping(t *testing.T) {
+	for _, kept := range []bool{true, false} {
+		inVirtualTime(t, onDisk(t), func(h *hall) {
+			alice, bob, carol := h.seat("alice", 100), h.seat("bob", 25), h.seat("carol", 1)
+			alice.types("72\n")
+			time.Sleep(29 * time.Second)
+			back := displace(h.chainFile)
+			bob.plays("«1.2s later»«80»\n«200ms later»")
+			h.stop()
+			carol.plays("«100ms later»«90»\n") // too late
+			if !kept {
+				bob.plays("«1.899s later»«1ms later»\nthe server is shutting down\n")
+				back()
+				return
 			}
-			sum, _ := new(big.Float).SetInt(total).Float64()
-			var chi2 float64
-			degrees := -1.0
-			for i, stake := range stakes {
-				expected := draws * float64(stake) / sum
-				if expected < 5 { // too small for the test: such a one must just not win much
-					if won[i] > 20 {
-						t.Errorf("stake %d of %d won %v of %d draws", stake, total, won[i], draws)
-					}
+			back()
+			const prompt, bye = "\nEnter a new BPM:", "\nEnter a new BPM:\nthe server is shutting down\n"
+			carol.plays("«500ms later»" + won(1, "alice", 72, 100, "") + prompt + won(2, "bob", 80, 25, "") + bye)
+			bob.plays(won(1, "alice", 72, 100, "") + prompt + "\nblock 2 proposed with BPM 80: tickets 1 to 25; the winner is drawn in 29s\n" + prompt +
+				won(2, "bob", 80, 25, "you forged block 2\n") + bye)
+		})
+	}
+}
+
+// ---- Rounds ----
+
+// A round without proposals, or in which all who proposed were slashed, ends in silence, and its seal stays.
+func TestSilentRounds(t *testing.T) {
+	inVirtualTime(t, onDisk(t), func(h *hall) {
+		const joined = "Enter token balance:\nyou are validator <%s> with 100 tokens staked\ndraw 1 seal: <seal1>\n\nEnter a new BPM:"
+		alice, bob, mallory := h.connect(), h.connect(), h.seat("mallory", 100)
+		h.match(alice.types("100\n"), fmt.Sprintf(joined, "alice"))
+		alice.plays("«10m later»")
+		mallory.types("70\nno\n")
+		alice.plays("«30s later»")
+		h.match(bob.types("100\n"), fmt.Sprintf(joined, "bob"))
+		bob.types("72\n")
+		bob.plays("«30s later»" + won(1, "bob", 72, 100, "you forged block 1\n") + "\nEnter a new BPM:")
+		has(t, hash(h.known["<secret1>"]+"\n"), h.known["<seal1>"])
+	})
+}
+
+// A week: rounds end by the clock, and nothing grows.
+func TestWeek(t *testing.T) {
+	s := defaults()
+	s.broadcastEvery = time.Minute
+	inVirtualTime(t, s, func(h *hall) {
+		alice := h.seat("alice", 1)
+		const rounds = 7 * 24 * 60 * 2
+		var shown string
+		var memory, goroutines = int64(0), 0
+		for round := range rounds {
+			alice.types("70\n")
+			time.Sleep(h.roundLength)
+			shown = alice.next()
+			h.console.next()
+			if round == 100 {
+				memory, goroutines = heap(), runtime.NumGoroutine()
+			}
+		}
+		if m, g := heap(), runtime.NumGoroutine(); m > memory+1<<20 || g > goroutines+5 {
+			t.Errorf("after a week %d bytes and %d goroutines, before %d and %d", m, g, memory, goroutines)
+		}
+		blocks := blocksIn(t, regexp.MustCompile(`(?m)^\[.*\]$`).FindString(shown))
+		if head := blocks[len(blocks)-1]; head.Index != rounds && head.Index != rounds-1 || head.Timestamp !=
+			time.Date(2000, 1, 1, 0, 0, 30*head.Index, 0, time.UTC).Format("2006-01-02T15:04:05.000000000Z") {
+			t.Errorf("after a week, the newest block is %+v", head)
+		}
+	})
+}
+
+// A draw is made once. Until it and its block are kept, nobody is told, and nobody waits but who proposes. Then it goes on
+// by itself, by the clock, and nothing is made up for.
+func TestDrawnOnce(t *testing.T) {
+	for _, which := range []string{"chain", "draws"} {
+		inVirtualTime(t, onDisk(t), func(h *hall) {
+			const prompt, later = "\nEnter a new BPM:", "\nblock 1 is drawn and cannot be kept yet; try again later\n\nEnter a new BPM:"
+			const joined = "Enter token balance:\nyou are validator <%s> with %d tokens staked\ndraw 1 seal: <seal1>\n\nEnter a new BPM:"
+			const proposed = "\nblock %d proposed with BPM 92: tickets 1 to 10; the winner is drawn in %s\n" + prompt
+			alice, bob, carol, eve := h.connect(), h.seat("bob", 25), h.connect(), h.connect()
+			h.match(alice.types("100\n"), fmt.Sprintf(joined, "alice", 100))
+			alice.types("72\n")
+			bob.types("68\n")
+			time.Sleep(29 * time.Second)
+			name := map[string]string{"chain": h.chainFile, "draws": h.drawsFile}[which]
+			back := displace(name)
+			eve.plays("Enter token balance:«1s later»«»\nEnter token balance:") // the round has ended
+			h.match(carol.types("10\n"), fmt.Sprintf(joined, "carol", 10))
+			carol.plays("«500ms later»«90»\n«499ms later»«1ms later»" + later + "«91»\n" + later + "«»\n" + later)
+			has(t, bob.types("no\n"), "25 tokens forfeited\n")
+			why := regexp.MustCompile("block 1 is drawn and cannot be kept: .*" + regexp.QuoteMeta(name) + ".*; it is tried again every second\n")
+			said := func(times int, last string) {
+				t.Helper()
+				text := h.stderr.next()
+				if len(why.FindAllString(text, -1)) != times || !strings.HasSuffix(text, last) || strings.Count(text, " is kept\n") > 1 {
+					t.Errorf("the log says %q", text)
+				}
+			}
+			said(1, "\n")
+			record, _ := os.ReadFile(h.drawsFile)
+			time.Sleep(60500 * time.Millisecond)
+			said(1, "every second\n")
+			eve.plays("")
+			back()
+			time.Sleep(500 * time.Millisecond)
+			eve.audit(h.known["<seal1>"], []string{h.known["<alice>"] + " 100 72", h.known["<bob>"] + " 25 68"})
+			said(0, "block 1 is kept\n")
+			if after := read(h.drawsFile); which == "chain" && !bytes.Equal(after, record) || bytes.Count(after, []byte("\n")) != 1 {
+				t.Errorf("the draws file was %q, and is %q", record, after)
+			}
+			carol.next()
+			carol.plays("«92»\n" + fmt.Sprintf(proposed, 2, "30s") + "«29s later»")
+			back = displace(name)
+			carol.plays("«3.5s later»")
+			back()
+			carol.plays("«500ms later»" + won(2, "carol", 92, 10, "you forged block 2\n") + prompt + "«92»\n" + fmt.Sprintf(proposed, 3, "27s") +
+				"«26.999s later»«1ms later»" + won(3, "carol", 92, 10, "you forged block 3\n") + prompt + "«92»\n" + fmt.Sprintf(proposed, 4, "30s") +
+				"«»\n\nblock 4: proposals 1, tokens 10, yours 10 (100.0%); the winner is drawn in 30s\n" + prompt + "«29.999s later»")
+			said(0, "block 2 is kept\n")
+		})
+	}
+}
+
+// ---- The draw ----
+
+var (
+	announced = regexp.MustCompile(`\nwinning validator: (.+)\nblock (\d+), BPM (\d+): (.+), secret (.+)\n(?:you forged block \d+\n)?draw \d+ seal: (.+)\n`)
+	accepted  = regexp.MustCompile(`\nblock (\d+) proposed with BPM (\d+): tickets (\d+) to (\d+); `)
+)
+
+// audit draws once more what p has just heard of: seal was told before it, and entries are its lines behind the secret. It
+// returns the words for its ticket, the address of its winner, and the next seal.
+func (p *person) audit(seal string, entries []string) (words, winner, next string) {
+	p.h.t.Helper()
+	shown := p.next()
+	heard := announced.FindStringSubmatch(shown)
+	if heard == nil {
+		p.h.t.Fatalf("there is no winner: %q", shown)
+	}
+	lines := append([]string{heard[5]}, entries...)
+	words, line := redraw(lines)
+	if hash(heard[5]+"\n") != seal || len(heard[5]) < 26 || heard[1] != line[0] || heard[3] != line[2] || heard[4] != words {
+		p.h.t.Fatalf("%q, but with seal %s, %q give %s, won by %s", shown, seal, lines, words, line)
+	}
+	has(p.h.t, p.types("draw\n"), fmt.Sprintf("\nblock %s: %s; the lines of its draw:\n%s\n", heard[2], words, strings.Join(lines, "\n")))
+	return words, line[0], heard[6]
+}
+
+// playRounds plays rounds of validators with these stakes, who propose in this order; in every second one a newcomer proposes
+// behind the first of them, and in every fourth it is slashed. Each draw is audited, and its ticket must be one that the winner
+// was told. It returns chi-square of the wins against the stakes, and its degrees of freedom.
+func playRounds(t *testing.T, rounds int, stakes []int64, order []int, newcomer int64) (chi2, degrees float64) {
+	s := defaults()
+	s.roundLength = time.Second
+	inVirtualTime(t, s, func(h *hall) {
+		eve := h.connect()
+		h.match(eve.types("1\n"), "Enter token balance:\nyou are validator <eve> with 1 tokens staked\ndraw 1 seal: <seal>\n\nEnter a new BPM:")
+		seal, stakes := h.known["<seal>"], append(stakes, newcomer)
+		seats := make([]*person, len(order))
+		for i := range seats {
+			seats[i] = h.seat(strconv.Itoa(i), stakes[i])
+		}
+		var wins, expected [4][5]float64 // by the kind of round, then by who it is
+		for round := range rounds {
+			var entries []string
+			var proposers []int // of entries; -1: slashed
+			var told []string   // their first and last tickets
+			proposes := func(p *person, who int) {
+				told = append(told, accepted.FindStringSubmatch(p.types(fmt.Sprintln(60 + who)))[3:]...)
+				entries = append(entries, fmt.Sprintf("%s %d %d", h.known[fmt.Sprintf("<%d>", who)], stakes[who], 60+who))
+				proposers = append(proposers, who)
+			}
+			kind, all := round%4, 0.0
+			for i, who := range order {
+				proposes(seats[who], who)
+				if all += float64(stakes[who]); i > 0 || kind%2 == 0 {
 					continue
 				}
-				degrees++
-				chi2 += (won[i] - expected) * (won[i] - expected) / expected
+				p := h.seat(strconv.Itoa(len(order)), newcomer)
+				if proposes(p, len(order)); kind == 1 {
+					all += float64(newcomer)
+				} else {
+					p.types("no\n")
+					entries[1], proposers[1] = fmt.Sprintf("%s %d slashed", h.known[fmt.Sprintf("<%d>", len(order))], newcomer), -1
+				}
+				p.leaves()
 			}
-			if limit := chiSquareLimit(degrees); chi2 > limit {
-				t.Errorf("chi-square %.1f for %.0f degrees of freedom, limit %.1f", chi2, degrees, limit)
+			time.Sleep(s.roundLength)
+			words, winner, next := eve.audit(seal, entries)
+			seal = next
+			for i, who := range proposers {
+				first, last, ticket := new(big.Int), new(big.Int), new(big.Int)
+				fmt.Sscan(told[2*i]+" "+told[2*i+1], first, last)
+				fmt.Sscanf(words, "ticket %d of", ticket)
+				wins := &wins[kind]
+				if won := strings.HasPrefix(entries[i], winner); won {
+					wins[who]++
+				} else if ticket.Cmp(first) >= 0 && ticket.Cmp(last) <= 0 && who >= 0 {
+					t.Fatalf("%s was drawn, which %s holds, and %s has won", words, entries[i], winner)
+				}
+				if who >= 0 {
+					expected[kind][who] += float64(stakes[who]) / all
+				}
+			}
+		}
+		for kind := range expected {
+			degrees--
+			for who, e := range expected[kind] {
+				if w := wins[kind][who]; e >= 5 {
+					chi2 += (w - e) * (w - e) / e
+					degrees++
+				} else if w > 20 { // too few for chi-square
+					t.Errorf("%v wins, of which %.1f were to be expected", w, e)
+				}
+			}
+		}
+	})
+	return chi2, degrees
+}
+
+// Wins follow stakes, in whatever order people propose, whoever joins in mid-round, and however large the stakes are.
+func TestWinsFollowStakes(t *testing.T) {
+	var all, allDegrees float64
+	fair := func(chi2, degrees float64, order []int) {
+		// What chi-square passes with a probability of 1e-6: Wilson and Hilferty's approximation.
+		if limit := degrees * math.Pow(1-2/(9*degrees)+4.7534*math.Sqrt(2/(9*degrees)), 3); chi2 > limit {
+			t.Errorf("proposing in the order %v: chi-square %.1f for %v degrees of freedom", order, chi2, degrees)
+		}
+	}
+	for _, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		chi2, degrees := playRounds(t, 1000, []int64{1, 2, 7}, order, 5)
+		fair(chi2, degrees, order)
+		all, allDegrees = all+chi2, allDegrees+degrees
+	}
+	fair(all, allDegrees, nil)
+	chi2, degrees := playRounds(t, 400, []int64{math.MaxInt64, 1, math.MaxInt64, 1 << 62}, []int{3, 1, 0, 2}, math.MaxInt64)
+	fair(chi2, degrees, []int{3, 1, 0, 2})
+}
+
+// Nobody guesses or repeats an address or a secret, not even at the same instant of another evening.
+func TestNobodyForesees(t *testing.T) {
+	seen := map[string]bool{}
+	for range 2 {
+		inVirtualTime(t, defaults(), func(h *hall) {
+			for range 50 {
+				for _, digest := range regexp.MustCompile("[0-9a-f]{64}").FindAllString(h.connect().types("1\n"), -1) {
+					seen[digest] = true
+				}
 			}
 		})
 	}
+	if len(seen) != 2*(50+1) {
+		t.Errorf("100 validators in two rounds have %d addresses and seals", len(seen))
+	}
 }
 
-// chiSquareLimit is what chi-square passes with a probability of less than 1e-6 (Wilson and Hilferty's
-// approximation, with the normal quantile of 1e-6).
-func chiSquareLimit(degrees float64) float64 {
-	v := 2 / (9 * degrees)
-	return degrees * math.Pow(1-v+4.7534*math.Sqrt(v), 3)
+// ---- The console ----
+
+// list is the lines of a list, sorted.
+func list(format string, values []string) (text string) {
+	for _, v := range slices.Sorted(slices.Values(values)) {
+		text += fmt.Sprintf(format, v)
+	}
+	return text
 }
 
-// ---- What the tutorial's program dies of ----
-
-// A stake of 0 or less, alone in a round, panics there: rand.Intn(0).
-func TestStakeOfNothingAlone(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		for _, typed := range []string{"0\n", "-5\n"} {
-			if text := p.types(typed); !strings.Contains(text, "is not a stake") {
-				t.Errorf("%q: %q", typed, text)
+// Up to 20 validators are all on the console, past that the newest and the totals; then who left and who was slashed, or how many.
+func TestConsole(t *testing.T) {
+	inVirtualTime(t, defaults(), func(h *hall) {
+		var people []*person
+		var addresses []string
+		come := func(n int) (new []string) {
+			for range n {
+				people = append(people, h.seat("new", math.MaxInt64))
+				addresses = append(addresses, h.known["<new>"])
+			}
+			return addresses[len(addresses)-n:]
+		}
+		report := func(want string) { // its lines may be in any order
+			t.Helper()
+			h.shows("")
+			time.Sleep(time.Second)
+			if text := h.console.next(); list("%s", strings.SplitAfter(text, "\n")) != list("%s", strings.SplitAfter(want, "\n")) {
+				t.Errorf("the console shows\n%s\nwant\n%s", text, want)
 			}
 		}
-		p.joins(1)
-		p.types("70\n")
-		time.Sleep(h.roundLength)
-		if text := p.sees(); !strings.Contains(text, "you forged block 1") {
-			t.Errorf("the round is lost: %q", text)
+		h.console.next()
+		const line = "  %s 9223372036854775807\n"
+		come(2)
+		report("validators: 2 with 18446744073709551614 tokens staked\n" + list(line, addresses))
+		come(18)
+		report("validators: 20 with 184467440737095516140 tokens staked\n" + list(line, addresses))
+		report("validators: 21 with 193690812773950291947 tokens staked\n" + list(line, come(1)))
+		report("validators: 44 with 405828369621610135508 tokens staked\n" + list(line, come(23)[3:]) + "  and 3 more have joined\n")
+		people[5].types("\x1b[2J\n")
+		for i := range 5 {
+			people[i].leaves()
+		}
+		report("validators: 38 with 350488137400481480666 tokens staked\n" + list("  left: %s 9223372036854775807\n", addresses[:5]) +
+			"  slashed: " + addresses[5] + "\n    9223372036854775807 tokens, for \"\\x1b[2J\"\n")
+		for i := range 6 {
+			people[6+i].leaves()
+			people[12+i].types("no\n")
+		}
+		report("validators: 26 with 239807672958224170982 tokens staked\n  left: 6 validators\n  slashed: 6 validators\n")
+		come(500)
+		time.Sleep(time.Second)
+		if text := h.console.next(); strings.Count(text, "\n") != 22 {
+			t.Errorf("of 500 who come at once the console shows %s", text)
+		}
+		for _, test := range []struct {
+			every, long time.Duration
+			reports     int
+		}{{100 * time.Millisecond, 20 * time.Second, 20}, {2 * time.Second, 6 * time.Hour, 60 + 6*120}} { // of one who comes and goes
+			for range test.long / test.every {
+				h.seat("new", 1).leaves()
+				time.Sleep(test.every)
+			}
+			if n := strings.Count(h.console.next(), "validators: "); n > test.reports || n < test.reports*9/10 {
+				t.Errorf("%d reports in %v, want %d", n, test.long, test.reports)
+			}
 		}
 	})
 }
 
-// A BPM of abc panics there 30 seconds later.
-func TestOneWrongBPM(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p, other := h.connect(), h.connect()
-		p.joins(100)
-		other.joins(1)
-		if text := p.types("abc\n"); !strings.Contains(text, "slashed") {
-			t.Errorf("abc: %q", text)
-		}
-		p.expectLeft()
-		for range 3 {
-			other.types("70\n")
-			time.Sleep(h.roundLength)
-			if text := other.sees(); !strings.Contains(text, "you forged block") {
-				t.Errorf("the other does not play on: %q", text)
+// ---- Blocks and files ----
+
+// played is what files hold after so many rounds. In each, three validators with huge stakes proposed, and one of them was slashed.
+// (With small stakes, another digest often comes to the same ticket.)
+func played(t *testing.T, rounds int) settings {
+	s := onDisk(t)
+	inVirtualTime(t, s, func(h *hall) {
+		for range rounds {
+			for i := range 3 {
+				p := h.seat("new", math.MaxInt64-int64(i))
+				p.types(fmt.Sprintln(70 + i))
+				if i == 2 {
+					p.types("no\n")
+				}
+				p.leaves()
 			}
+			time.Sleep(s.roundLength)
 		}
 	})
+	return s
 }
 
-// Stake and BPM in one packet: the first scanner there swallows the second line.
-func TestStakeAndBPMInOnePacket(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		p := h.connect()
-		text := p.types("100\n72\n")
-		if !strings.Contains(text, "100 tokens staked") || !strings.Contains(text, "proposed with BPM 72") {
-			t.Errorf("not both are answered: %q", text)
-		}
-	})
+// verified is what verify says of the files of s.
+func verified(s settings) string {
+	var out bytes.Buffer
+	if err := verify(s.chainFile, s.drawsFile, &out, &out); err != nil {
+		fmt.Fprintf(&out, "error: %v", err)
+	}
+	return out.String()
 }
 
-// Each terminal that leaves burns a core there, for ever. Here no goroutine is left, whatever way it went;
-// inVirtualTime fails if one is, and virtual time stands still if one is busy.
-func TestLeavingLeavesNothing(t *testing.T) {
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		ways := []func(p *person){
-			func(p *person) { p.leaves() },
-			func(p *person) { p.joins(1); p.leaves() },
-			func(p *person) { p.joins(1); p.types("70\n"); p.leaves() },
-			func(p *person) { p.types("x\nx\nx\n") },
-			func(p *person) { p.joins(1); p.types("x\n") },
-			func(p *person) { p.types("7"); p.leaves() },
-			func(p *person) { p.joins(1); p.types("70\n"); p.conn.CloseWrite() },
-		}
-		for i := range 20 * len(ways) {
-			p := h.connect()
-			ways[i%len(ways)](p)
-		}
-		time.Sleep(2 * h.roundLength)
-		synctest.Wait()
-		stacks := make([]byte, 1<<20)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		for _, of := range []string{"handleConn", "writePatiently"} {
-			if bytes.Contains(stacks, []byte(of)) {
-				t.Errorf("a goroutine is left in %s: %s", of, stacks)
-			}
-		}
-		if n := h.validatorCount(); n != 0 {
-			t.Errorf("%d validators", n)
-		}
-		h.do(func() {
-			if len(h.proposals) != 0 || h.staked.Sign() != 0 {
-				t.Errorf("%d proposals, %d tokens are left", len(h.proposals), h.staked)
-			}
+// restarted is what a server says that starts with the files of s.
+func restarted(ctx context.Context, s settings) string {
+	var out, stderr bytes.Buffer
+	if n, err := newNetwork(ctx, s, &out, log.New(&stderr, "log: ", 0)); err != nil {
+		fmt.Fprintf(&out, "error: %v", err)
+	} else {
+		n.close()
+	}
+	return out.String() + stderr.String()
+}
+
+func read(name string) []byte { return must(os.ReadFile(name)) }
+func write(name string, text ...string) {
+	must(0, os.WriteFile(name, []byte(strings.Join(text, "")), 0o644))
+}
+
+// A server goes on where the last one was; its draws file as well, in which a seal made anew is told from a fault.
+func TestRestartGoesOn(t *testing.T) {
+	s := played(t, 2)
+	head := func() string {
+		blocks := blocksIn(t, "["+strings.ReplaceAll(strings.TrimSpace(string(read(s.chainFile))), "\n", ",")+"]")
+		return blocks[len(blocks)-1].Hash
+	}
+	for blocks := 3; blocks <= 4; blocks++ {
+		inVirtualTime(t, s, func(h *hall) {
+			has(t, h.console.next(), "(main.Block) {\n Index: (int) 0,", fmt.Sprintf("}\nrestored %d blocks from %s, head %s\n", blocks, s.chainFile, head()))
+			has(t, h.seat("alice", 5).types("70\n"), fmt.Sprintf("\nblock %d proposed", blocks))
+			time.Sleep(s.roundLength)
 		})
+	}
+	has(t, verified(s), fmt.Sprintf("ok: 5 blocks, head %s\nok: 4 draws; the seal was made anew 2 times, as after a restart (lines 3, 4)\n", head()))
+	has(t, restarted(t.Context(), s), `"2000-01-01T00:00:00.000000000Z",`) // the genesis block
+	// A clock that was set back: no block is older than the one before it.
+	has(t, generateBlock(Block{Timestamp: "2100-01-01T00:00:00.000000000Z"}, 0, "").Timestamp, "2100")
+}
+
+// A crash may leave the file cut anywhere, and an editor may take the last newline. The whole blocks are all there after a
+// restart; what is left of another is gone, and that is said.
+func TestChainFileCutAtEveryByte(t *testing.T) {
+	t.Parallel()
+	s := played(t, 1)
+	file := string(read(s.chainFile))
+	for cut := range file {
+		write(s.chainFile, file[:cut])
+		said := restarted(t.Context(), s)
+		whole := strings.LastIndex(file[:cut+1], "\n") + 1 // a whole last block without its newline is kept
+		blocks := strings.Count(file[:whole], "\n")
+		if got := string(read(s.chainFile)); !strings.HasPrefix(got, file[:whole]) || blocks > 0 && len(got) > whole || strings.Contains(said, "error: ") ||
+			blocks > 0 != strings.Contains(said, fmt.Sprintf("\nrestored %d blocks from ", blocks)) {
+			t.Fatalf("cut at %d, it says %s, and leaves %q of %q", cut, said, got, file)
+		}
+		torn := cut > 0 && file[cut-1] != '\n'
+		if torn != strings.Contains(said, "log: "+s.chainFile+": ") || torn && (cut < whole) != strings.Contains(said, "is kept") {
+			t.Fatalf("cut at %d of %q, it says %s", cut, file, said)
+		}
+	}
+}
+
+// Whatever byte of a chain file is damaged, verify and a start name the line, and the file stays as it is.
+func TestChainFileEveryByteFlipped(t *testing.T) {
+	t.Parallel()
+	s := played(t, 1)
+	s.drawsFile = ""
+	file := read(s.chainFile)
+	for at, good := range file {
+		line := fmt.Sprintf("line %d: ", bytes.Count(file[:at], []byte("\n"))+1)
+		for _, bad := range []byte{good ^ 0x01, good ^ 0x20, good ^ 0x80, '\n', '}'} {
+			file[at] = bad
+			write(s.chainFile, string(file))
+			if said := verified(s); bad != good && at < len(file)-1 && !strings.HasPrefix(said, "error: "+s.chainFile+": "+line) {
+				t.Fatalf("byte %d %q as %q: verify says %s, want %s", at, good, bad, said, line)
+			}
+		}
+		said := restarted(t.Context(), s)
+		if good != '}' && (!strings.Contains(said, "error: ") || !strings.Contains(said, line) || !bytes.Equal(read(s.chainFile), file)) {
+			t.Fatalf("byte %d %q as '}': the start says %s, want %s, and leaves %q", at, good, said, line, read(s.chainFile))
+		}
+		file[at] = good
+	}
+}
+
+// Changing any field of a block breaks the chain there, even with a hash that fits again; blocks of which each is right, but
+// which do not follow each other, are no chain; and a block has one spelling.
+func TestChainFileFaults(t *testing.T) {
+	s := played(t, 3)
+	s.drawsFile = ""
+	lines := strings.SplitAfter(string(read(s.chainFile)), "\n")
+	other := strings.SplitAfter(string(read(played(t, 3).chainFile)), "\n")
+	fault := func(fault string, file ...string) {
+		t.Helper()
+		write(s.chainFile, file...)
+		has(t, verified(s), "error: "+s.chainFile+": "+fault)
+		has(t, restarted(t.Context(), s), "error: ", fault)
+	}
+	encoded := func(b Block) string { return string(must(json.Marshal(b))) + "\n" }
+	fault("line 3: wrong index", lines[0], lines[1], lines[3])
+	fault("line 2: wrong index", lines[0], lines[0])
+	fault("line 1: wrong index", lines[1])
+	fault("line 3: wrong link", lines[0], lines[1], other[2])
+	fault("line 1: wrong genesis", encoded(generateBlock(beforeGenesis(), 1, "")))
+	fault("line 1: wrong genesis", encoded(generateBlock(beforeGenesis(), 0, "somebody")))
+	for field := range reflect.TypeFor[Block]().NumField() {
+		for i, line := range lines[:3] {
+			b := blocksIn(t, "["+line+"]")[0]
+			switch v := reflect.ValueOf(&b).Elem().Field(field); v.Kind() {
+			case reflect.Int:
+				v.SetInt(v.Int() + 1)
+			case reflect.String:
+				v.SetString("0" + v.String())
+			}
+			fault(fmt.Sprintf("line %d: wrong ", i+1), strings.Join(lines[:i], ""), encoded(b), strings.Join(lines[i+1:], ""))
+			if b.Hash = calculateBlockHash(b); reflect.TypeFor[Block]().Field(field).Name == "Timestamp" {
+				fault(fmt.Sprintf("line %d: wrong link", i+2), strings.Join(lines[:i], ""), encoded(b), strings.Join(lines[i+1:], ""))
+			}
+		}
+	}
+	for _, spelling := range [][2]string{
+		{"{", " {"}, {"}", "} "}, {":", ": "}, {`"Index"`, `"index"`}, {`"Index":`, `"Index":0`}, {`"Hash"`, `"Hash":"","Hash"`}, {"T", `\u0054`}, {"\n", "\r\n"},
+	} {
+		fault("line 2: bad JSON", lines[0], strings.Replace(lines[1], spelling[0], spelling[1], 1), lines[2])
+	}
+	write(s.chainFile, lines[0], lines[1][:100])
+	has(t, verified(s), "does not count", "ok: 1 blocks, ")
+	write(s.chainFile, "{")
+	has(t, verified(s), "error: "+s.chainFile+": there is no genesis")
+	s.chainFile += ".none"
+	has(t, verified(s), "error: ")
+}
+
+// record is a line of a draws file.
+type record struct {
+	Index         int
+	Block         string
+	Lines         []string
+	Ticket, Total *big.Int
+	NextSeal      string
+}
+
+// Whatever somebody changes in a record, verify names its line. A record may be missing, and one that a crash kept from being
+// announced counts for nothing.
+func TestDrawsFile(t *testing.T) {
+	s := played(t, 3)
+	lines := strings.SplitAfter(string(read(s.drawsFile)), "\n")
+	says := func(want string, file ...string) {
+		t.Helper()
+		write(s.drawsFile, file...)
+		has(t, verified(s), want)
+	}
+	fault := "error: " + s.drawsFile + ": line "
+	var good record
+	must(0, json.Unmarshal([]byte(lines[1]), &good))
+	for _, change := range []func(r *record, lines []string){
+		func(r *record, _ []string) { r.Index++ }, func(r *record, _ []string) { r.Block = hash("x") },
+		func(r *record, _ []string) { r.Ticket = r.Total }, func(r *record, _ []string) { r.Total = r.Ticket },
+		func(r *record, _ []string) { r.NextSeal = "" }, func(r *record, _ []string) { r.Lines = nil },
+		func(r *record, l []string) { r.Lines = l[:1] }, func(r *record, l []string) { r.Lines = l[:3] },
+		func(r *record, l []string) { r.Lines = append(l, hash("x")+" 1 70") }, func(_ *record, l []string) { l[0] = "A" + l[0] },
+		func(_ *record, l []string) { l[1], l[2] = l[2], l[1] }, func(_ *record, l []string) { l[1] = hash("x") + l[1][64:] },
+		func(_ *record, l []string) { l[1] += "0" }, func(_ *record, l []string) { l[1] = strings.Replace(l[1], " 9", " 8", 1) },
+		func(_ *record, l []string) { l[1] = strings.TrimSuffix(l[1], "70") + "slashed" },
+		func(_ *record, l []string) { l[3] = strings.TrimSuffix(l[3], "slashed") + "72" },
+	} {
+		r := good
+		r.Lines = slices.Clone(r.Lines)
+		change(&r, r.Lines)
+		says(fault+"2: ", lines[0], string(must(json.Marshal(r)))+"\n", lines[2])
+	}
+	// As one would who wants to hide it: with the ticket that the lines give, another wins, or the secret does not open the seal.
+	_, winner := redraw(good.Lines)
+	place := slices.Index(good.Lines, strings.Join(winner, " "))
+	for n := range 20 {
+		for _, line := range []string{
+			hash(strconv.Itoa(n)) + " " + winner[1] + " " + winner[2],
+			winner[0] + " " + winner[1] + " " + strconv.Itoa(80+n),
+			good.Lines[0] + strconv.Itoa(n),
+		} {
+			r := record{good.Index, good.Block, slices.Clone(good.Lines), new(big.Int), new(big.Int), good.NextSeal}
+			r.Lines[place*min(1, strings.Count(line, " "))] = line
+			words, again := redraw(r.Lines)
+			fmt.Sscanf(words[strings.LastIndex(words, "ticket"):], "ticket %d of %d", r.Ticket, r.Total)
+			want := fault + "2: "
+			if slices.Equal(again, winner) {
+				want = "anew 1 times, as after a restart (lines 2)"
+			}
+			says(want, lines[0], string(must(json.Marshal(r)))+"\n", lines[2])
+		}
+	}
+	says("\nok: 3 draws\n", lines...)
+	says("\nok: 2 draws; 1 blocks have no record of their draw\n", lines[0], lines[2])
+	says("\nok: 1 draws; 2 blocks have no record of their draw\n", lines[2], lines[0][:100])
+	says("\nok: 0 draws; 3 blocks have no record of their draw\n", "")
+	says(fault+"3: ", lines[0], lines[1], lines[1], lines[2])
+	says(fault+"4: ", lines[0], lines[1], lines[2], lines[2])
+	says(fault+"2: ", lines[1], lines[0], lines[2])
+	says(fault+"2: ", lines[0], "\n", lines[1])
+
+	// The third block is lost; the draw of the next one in its place stands behind its own.
+	chain := strings.SplitAfter(string(read(s.chainFile)), "\n")
+	write(s.chainFile, chain[:3]...)
+	says("\nok: 2 draws\n", lines...)
+	write(s.drawsFile, strings.Join(lines, ""), lines[0][:100])
+	if restarted(t.Context(), s); string(read(s.drawsFile)) != strings.Join(lines, "") {
+		t.Error("a part of a line stays")
+	}
+	inVirtualTime(t, s, func(h *hall) {
+		alice := h.seat("alice", 5)
+		for range 2 {
+			alice.types("70\n")
+			time.Sleep(s.roundLength)
+		}
+	})
+	lines = strings.SplitAfter(string(read(s.drawsFile)), "\n")
+	says(fault+"3: ", lines[0], lines[1], lines[2], lines[4])
+	says(fault+"3: ", lines[0], lines[2], lines[1])
+	says("\nok: 1 draws; 3 blocks have no record of their draw\n", lines[0], lines[2])
+	says("\nok: 4 draws; the seal was made anew 1 times, as after a restart (lines 4)\n", lines...)
+	var shown bytes.Buffer
+	must(0, fairness(s.drawsFile, &shown))
+	has(t, shown.String(), "4 rounds, 5 validators")
+	if fairness(s.drawsFile+".none", io.Discard) == nil {
+		t.Error("a draws file that does not exist is fair")
+	}
+}
+
+// While a server runs, its draws file may be moved. Who edits its chain file, though the size stays, is told what to do.
+func TestFilesChanged(t *testing.T) {
+	inVirtualTime(t, onDisk(t), func(h *hall) {
+		alice := h.seat("alice", 5)
+		round := func() { alice.types("70\n"); time.Sleep(h.roundLength); alice.next() }
+		round()
+		must(0, os.Rename(h.drawsFile, h.drawsFile+".old"))
+		round()
+		has(t, h.stderr.next(), h.drawsFile+": somebody else has changed it: it is gone; the draws go on in the file of that name that is there now\n")
+		has(t, verified(h.settings), "ok: 3 blocks, ", "ok: 1 draws; 1 blocks have no record of their draw\n")
+		must(0, os.Chtimes(h.chainFile, time.Time{}, time.Unix(1, 0)))
+		round()
+		has(t, h.stderr.next(), "block 3 is drawn and cannot be kept: ", "it was edited: put it back as it was, or mend it and restart the server; it is tried")
 	})
 }
 
-// Tokens take memory there, one string each. Here a draw of the largest stakes takes as much as one of the smallest.
-func TestMemoryOfHugeStakes(t *testing.T) {
-	bytesOf := func(stake int64) uint64 {
-		stakes := []int64{stake, stake, stake}
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		for range 1000 {
-			draw(stakes)
+// Whatever byte of a draws file is damaged, verify finds it.
+func TestDrawsFileEveryByteFlipped(t *testing.T) {
+	t.Parallel()
+	s := played(t, 2)
+	file, good := read(s.drawsFile), verified(s)
+	harmless := bytes.LastIndex(file, []byte(`"NextSeal":"`)) + len(`"NextSeal":"`) // is told, but nothing was drawn with it
+	for at := range file {
+		for _, flip := range []byte{0x01, 0x04} {
+			file[at] ^= flip
+			if write(s.drawsFile, string(file)); verified(s) == good && (at < harmless || at >= harmless+64) {
+				t.Fatalf("nobody sees that byte %d is %q", at, file[at])
+			}
+			file[at] ^= flip
 		}
-		runtime.ReadMemStats(&after)
-		return (after.TotalAlloc - before.TotalAlloc) / 1000
 	}
-	small, large := bytesOf(1), bytesOf(math.MaxInt64)
-	if large > small+256 { // numbers of three words instead of one
-		t.Errorf("a draw among stakes of 1 takes %d bytes, among stakes of 2^63-1 %d", small, large)
+}
+
+// A start that is given up while the chain is read leaves the file as it is, and free for others; two servers never share one.
+func TestFilesInUse(t *testing.T) {
+	s := played(t, 2)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	before := read(s.chainFile)
+	has(t, restarted(ctx, s)+string(read(s.chainFile)), "error: ", string(before))
+	n := must(newNetwork(t.Context(), s, io.Discard, log.Default()))
+	defer n.close()
+	has(t, restarted(t.Context(), s), "error: CHAIN_FILE="+strconv.Quote(s.chainFile), "in use")
+	s.chainFile += "2"
+	has(t, restarted(t.Context(), s), "error: DRAWS_FILE="+strconv.Quote(s.drawsFile), "in use")
+}
+
+// What a server holds does not grow with the chain.
+func TestRestoredMemoryIsFlat(t *testing.T) {
+	holds := func(blocks int) int64 {
+		s := writeFiles(t, blocks, 0)
+		before := heap()
+		defer must(newNetwork(t.Context(), s, io.Discard, log.Default())).close()
+		return heap() - before
 	}
-	inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-		people := []*person{h.connect(), h.connect(), h.connect()}
-		for _, p := range people {
-			p.joins(math.MaxInt64)
-			p.types("70\n")
+	if few, many := holds(1000), holds(20_000); many > few+512<<10 {
+		t.Errorf("with 1,000 blocks a server holds %d bytes, with 20,000 %d", few, many)
+	}
+}
+
+// ---- Crowds ----
+
+// door is a listener in virtual time.
+type door struct {
+	context.Context // until it is closed
+	close           func()
+	conns           chan net.Conn
+}
+
+func (d door) Accept() (net.Conn, error) {
+	select {
+	case conn := <-d.conns:
+		return conn, nil
+	case <-d.Done():
+		return nil, net.ErrClosed
+	}
+}
+func (d door) Close() error                { d.close(); return nil }
+func (d door) Addr() net.Addr              { return nil }
+func (d door) SetDeadline(time.Time) error { return nil }
+
+// visitor is a connection from an address.
+type visitor struct {
+	duplex
+	from string
+}
+
+func (v visitor) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(v.from))
+}
+
+// When all places are taken, or all of an address.
+func TestFullServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, d := defaults(), door{conns: make(chan net.Conn)}
+		s.maxClients, s.maxPerAddress = 3, 2
+		d.Context, d.close = context.WithCancel(t.Context())
+		h := open(t, s, d)
+		comes := func(from, sees string) *person {
+			client, server := wire()
+			d.conns <- visitor{server, from}
+			p := h.sit(client, server, func() {})
+			p.plays(sees)
+			return p
 		}
-		time.Sleep(h.roundLength)
-		if text := people[0].sees(); !strings.Contains(text, "winning validator") {
-			t.Errorf("no winner: %q", text)
-		}
-		if !strings.Contains(h.console.String(), " of 27670116110564327421 from 3 proposals, stake 9223372036854775807 (33.3%)") {
-			t.Errorf("the console shows %s", h.console)
-		}
+		first := comes("10.0.0.7:1", "Enter token balance:")
+		comes("10.0.0.7:2", "Enter token balance:")
+		comes("10.0.0.7:3", "too many terminals from your address, try again later\n")
+		comes("10.0.0.8:1", "Enter token balance:")
+		comes("10.0.0.9:1", "the server is full, try again later\n")
+		h.warns("too many terminals from 10.0.0.7: 2; further ones are refused\nthe server is full: 3 terminals, the most of them (2) from 10.0.0.7\n")
+		first.leaves()
+		time.Sleep(2 * time.Second)
+		h.warns("there is room again\nterminals from 10.0.0.7 are let in again\n")
+		last := comes("10.0.0.9:2", "Enter token balance:")
+		h.stop()
+		last.plays("\nthe server is shutting down\n")
+		time.Sleep(2 * time.Second)
 	})
 }
 
-// A proposal made while the round is drawn forks the chain there or is lost. Here, in rounds of 1 ms
-// in real time, each one counts in exactly one round, and every block follows the one before.
+// guest sits at a terminal in real time.
+type guest struct {
+	net.Conn
+	heard string
+}
+
+// says types text and returns what the terminal shows up to until; less if the connection is closed.
+func (g *guest) says(text, until string) (shown string) {
+	go io.WriteString(g, text)
+	for buf := make([]byte, 512); ; {
+		if before, after, found := strings.Cut(g.heard, until); found {
+			g.heard = after
+			return before + until
+		}
+		n, err := g.Read(buf)
+		if g.heard += string(buf[:n]); err != nil {
+			return g.heard
+		}
+	}
+}
+
+// guest gives h one more terminal, and returns what resets its connection.
+func (h *hall) guest() (g *guest, reset func()) {
+	client, server := wire()
+	served := make(chan struct{})
+	go func() { h.handleConn(server, netip.Prefix{}); close(served) }()
+	return &guest{Conn: client}, func() { server.Close(); <-served; client.Close() }
+}
+
+// visits is how long it takes n guests to come one after the other, say something and vanish.
+func (h *hall) visits(n int, says, until string) time.Duration {
+	start := time.Now()
+	for range n {
+		g, reset := h.guest()
+		g.says(says, until)
+		reset()
+	}
+	return time.Since(start)
+}
+
+// shut ends a network in real time, whose terminals have all left.
+func (h *hall) shut() {
+	h.stop()
+	<-h.stopped
+	h.close()
+}
+
+// Proposals are made while rounds end: each counts in the round that its answer names, and in no other; no block is lost. The
+// files agree while they grow.
 func TestRoundBoundary(t *testing.T) {
-	s := testSettings()
+	s := onDisk(t)
 	s.roundLength = time.Millisecond
-	s.broadcastEvery = time.Hour
-	s.broadcastBlocks = 0
-	h := open(t, s)
+	h := open(t, s, nil)
 	var mu sync.Mutex
-	accepted := map[int][]string{} // block: proposers whose answer said so
-	proposed := regexp.MustCompile(`block (\d+) proposed with BPM (\d+);`)
+	told := map[string][]string{} // lines by block
 	var crowd sync.WaitGroup
 	for range 24 {
 		crowd.Go(func() {
-			client, server := net.Pipe()
-			defer client.Close()
-			crowd.Go(func() { h.handleConn(server) })
-			// Output is matched with proposals as it comes: an announcement ends a wait.
-			lines := make(chan string, 1000)
-			crowd.Go(func() {
-				defer close(lines)
-				var text []byte
-				buf := make([]byte, 4096)
-				for {
-					n, err := client.Read(buf)
-					if err != nil {
-						return
-					}
-					text = append(text, buf[:n]...)
-					for {
-						line, rest, found := bytes.Cut(text, []byte("\n"))
-						if !found {
-							break
-						}
-						lines <- string(line)
-						text = rest
-					}
+			g, reset := h.guest()
+			defer reset()
+			g.says("1\n", "you are validator ")
+			address := strings.TrimSuffix(g.says("", " "), " ")
+			g.says("", "Enter a new BPM:")
+			for range 50 {
+				bpm := rand.IntN(1000)
+				time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)
+				m := accepted.FindStringSubmatch(g.says(fmt.Sprintln(bpm), "\nEnter a new BPM:"))
+				for m == nil { // it heard of another round before the answer
+					m = accepted.FindStringSubmatch(g.says("", "\nEnter a new BPM:"))
 				}
-			})
-			fmt.Fprintf(client, "%d\n", 1+rand.IntN(10))
-			var address string
-			waiting := "" // the block that our proposal is for
-			for made := 0; made < 80 || waiting != ""; {
-				if waiting == "" {
-					time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
-					fmt.Fprintf(client, "%d\n", 60+made)
-				}
-				for line := range lines {
-					if m := regexp.MustCompile("you are validator (.{64})").FindStringSubmatch(line); m != nil {
-						address = m[1]
-					}
-					if strings.Contains(line, "is already proposed") {
-						t.Errorf("told %q with no proposal open", line)
-					}
-					if m := proposed.FindStringSubmatch(line); m != nil {
-						made++
-						waiting = m[1]
-						mu.Lock()
-						var index int
-						fmt.Sscan(m[1], &index)
-						accepted[index] = append(accepted[index], address)
-						mu.Unlock()
-					}
-					// Its own round's end is the first that it hears of after the answer.
-					if strings.HasPrefix(line, "winning validator: ") && waiting != "" {
-						waiting = ""
-						break
-					}
-				}
+				mu.Lock()
+				told[m[1]] = append(told[m[1]], fmt.Sprintf("%s 1 %d", address, bpm))
+				mu.Unlock()
+				g.says("", "winning validator: ")
 			}
 		})
 	}
-	crowd.Wait()
-	blocks := h.blocks()
-	for _, b := range blocks[1:] {
-		if !slices.Contains(accepted[b.Index], b.Validator) {
-			t.Errorf("block %d was won by a validator without a proposal for it", b.Index)
+	over := make(chan struct{})
+	go func() { crowd.Wait(); close(over) }()
+	for open := true; open; {
+		select {
+		case <-over:
+			open = false
+			h.shut()
+		default:
+		}
+		if has(t, verified(s), "\nok: "); !open {
+			has(t, verified(s), fmt.Sprintf("\nok: %d draws\n", len(told)))
 		}
 	}
-	decided := 0
-	for index, proposers := range accepted {
-		if index >= len(blocks) {
-			t.Errorf("proposals for block %d, which was never drawn", index)
+	for line := range bytes.Lines(read(s.drawsFile)) {
+		var r record
+		json.Unmarshal(line, &r)
+		if lines := told[strconv.Itoa(r.Index)]; list("%s\n", lines) != list("%s\n", r.Lines[1:]) {
+			t.Errorf("block %d was drawn of %v, those told so were %v", r.Index, r.Lines[1:], lines)
 		}
-		slices.Sort(proposers)
-		if n := len(proposers); len(slices.Compact(proposers)) != n {
-			t.Errorf("somebody counts twice for block %d", index)
-		}
-		decided += len(proposers)
-	}
-	if decided < 24*80 {
-		t.Errorf("%d proposals decided, %d made", decided, 24*80)
-	}
-	h.shut()
-	h.close()
-}
-
-// 2,000 validators: the tutorial's map dies of concurrent access after 200 to 400.
-func TestTwoThousandValidators(t *testing.T) {
-	s := testSettings()
-	s.roundLength = 100 * time.Millisecond
-	s.maxClients = 0
-	h := open(t, s)
-	var crowd, staked, heard sync.WaitGroup
-	staked.Add(2000)
-	heard.Add(2000)
-	for range 2000 {
-		client, server := net.Pipe()
-		crowd.Go(func() { h.handleConn(server) })
-		crowd.Go(func() {
-			var text []byte
-			buf := make([]byte, 512)
-			said, won := false, false
-			for {
-				n, err := client.Read(buf)
-				if err != nil {
-					return
-				}
-				if text = append(text, buf[:n]...); !said && bytes.Contains(text, []byte("1 tokens staked")) {
-					said = true
-					staked.Done()
-				}
-				if !won && bytes.Contains(text, []byte("winning validator")) {
-					won = true
-					heard.Done()
-				}
-			}
-		})
-		go fmt.Fprint(client, "1\n")
-	}
-	staked.Wait()
-	if n := h.validatorCount(); n != 2000 {
-		t.Errorf("%d validators", n)
-	}
-	client, server := net.Pipe()
-	crowd.Go(func() { h.handleConn(server) })
-	go io.Copy(io.Discard, client)
-	fmt.Fprint(client, "1\n72\n")
-	heard.Wait()
-	h.shut()
-	crowd.Wait()
-	h.close()
-}
-
-// The tutorial seeds the draw with the clock in seconds. Here two servers started at the same instant,
-// with the same proposals, draw independently.
-func TestNobodyPredictsTheDraw(t *testing.T) {
-	addresses := map[string]bool{}
-	winners := func() (who []int) {
-		inVirtualTime(t, testSettings(), func(t *testing.T, h *hall) {
-			var people []*person
-			for range 4 {
-				p := h.connect()
-				addresses[p.joins(1)] = true
-				people = append(people, p)
-			}
-			for range 40 {
-				for _, p := range people {
-					p.types("70\n")
-				}
-				time.Sleep(h.roundLength)
-				for i, p := range people {
-					if strings.Contains(p.sees(), "you forged") {
-						who = append(who, i)
-					}
-				}
-			}
-		})
-		return who
-	}
-	a, b := winners(), winners() // virtual time starts at the same instant
-	if len(a) != 40 || len(b) != 40 {
-		t.Fatalf("%d and %d rounds won", len(a), len(b))
-	}
-	if slices.Equal(a, b) { // by chance once in 4^40 times
-		t.Errorf("both draw %v", a)
-	}
-	if len(addresses) != 8 {
-		t.Errorf("%d addresses for 8 validators", len(addresses))
 	}
 }
 
-// A broadcast of 1,000 blocks to 1,000 terminals shares its bytes.
-func TestBroadcastSharesItsBytes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := testSettings()
-		h := open(t, s)
-		h.do(func() {
-			for range 1000 {
-				if err := h.forge(generateBlock(h.head, 70, calculateHash("x"))); err != nil {
-					t.Fatal(err)
-				}
-			}
-		})
-		var heard atomic.Int64
-		for range 1000 {
-			client, server := net.Pipe()
-			go h.handleConn(server)
-			go func() {
-				for buf := make([]byte, 64<<10); ; {
-					n, err := client.Read(buf)
-					if heard.Add(int64(n)); err != nil {
-						return
-					}
-				}
-			}()
+// settled waits until ok, or half a minute, and reports which.
+func settled(ok func() bool) bool {
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
 		}
-		time.Sleep(2*s.broadcastEvery - time.Second) // once to warm up
-		synctest.Wait()
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		heard.Store(0)
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		runtime.ReadMemStats(&after)
-		size := heard.Load() / 1000
-		if size < 100*1000 {
-			t.Errorf("a broadcast of 1,000 blocks has %d bytes", size)
-		}
-		if taken := int64(after.TotalAlloc - before.TotalAlloc); taken > 10*size {
-			t.Errorf("1,000 broadcasts of %d bytes each take %d bytes", size, taken)
-		}
-		h.stop()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		h.close()
-	})
+	}
+	return true
 }
 
-// 20,000 connections come, stake, propose, misbehave in turn and leave: goroutines, memory and
-// validators are back where they were.
-func TestTwentyThousandComeAndGo(t *testing.T) {
-	s := testSettings()
-	s.addr, s.roundLength = "127.0.0.1:0", 20*time.Millisecond
-	n, err := newNetwork(s, io.Discard, log.New(io.Discard, "", 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	served := make(chan struct{})
-	go func() {
-		n.serve(ctx, ln.(*net.TCPListener))
-		close(served)
-	}()
-	visits := []struct {
-		says      string
-		halfClose bool
-	}{
-		{"", false}, {"5\n", false}, {"5\n70\n", false}, {"5\n70\n", true}, {"5\nabc\n", false}, {"x\nx\nx\n", true}, {"5", true},
-		{"\n\n\n5\n1\n2\n3\n" + strings.Repeat("y", 2000), false},
-	}
-	wave := func() { // 500 at once
-		var crowd sync.WaitGroup
-		for i := range 500 {
-			visit := visits[i%len(visits)]
-			crowd.Go(func() {
-				conn, err := net.Dial("tcp", ln.Addr().String())
-				if err != nil {
-					t.Error(err)
-					return
-				}
+// heap is how much memory is in use.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools hold
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// Over real sockets: 2,000 validators at once (the tutorial's program dies of 200 to 400), then 20,000 that come, stake, propose,
+// misbehave in turn and leave. Then everything is as before.
+func TestCrowd(t *testing.T) {
+	s := defaults()
+	s.maxClients, s.roundLength = 0, 50*time.Millisecond
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	h := open(t, s, ln.(*net.TCPListener))
+	crowd := func(size int, play func(i int, g *guest)) {
+		var all sync.WaitGroup
+		for i := range size {
+			all.Go(func() {
+				conn := must(net.Dial("tcp", ln.Addr().String()))
 				defer conn.Close()
-				io.WriteString(conn, visit.says)
-				if visit.halfClose {
-					conn.(*net.TCPConn).CloseWrite()
-					io.Copy(io.Discard, conn)
-				} else {
-					conn.Read(make([]byte, 100))
-				}
+				play(i, &guest{Conn: conn})
 			})
 		}
-		crowd.Wait()
+		all.Wait()
 	}
-	// settled returns how many goroutines there are, and how much memory, when all have left and no more than
-	// enough goroutines are there, or after half a minute.
-	settled := func(enough int) (goroutines int, memory uint64) {
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			var left int
-			n.do(func() { left = len(n.proposals) + len(n.validators) })
-			goroutines = runtime.NumGoroutine()
-			if left == 0 && goroutines <= enough || time.Now().After(deadline) {
-				var m runtime.MemStats
-				runtime.GC()
-				runtime.ReadMemStats(&m)
-				return goroutines, m.HeapAlloc + m.StackInuse
-			}
+	crowd(1, func(_ int, g *guest) { g.says("quit\n", "goodbye") }) // all is up
+	goroutines := runtime.NumGoroutine()
+	var staked sync.WaitGroup
+	staked.Add(2000)
+	crowd(2000, func(i int, g *guest) {
+		g.says("1\n", "Enter a new BPM:")
+		staked.Done()
+		staked.Wait()
+		if i == 0 {
+			go io.WriteString(g, "72\n")
 		}
+		has(t, g.says("", " of 1, secret "), "\nwinning validator: ")
+	})
+	visits := []string{"", "5\n", "5\n70\n", "5\n70", "5\nno\n", "x\nx\nx\n", "5", "\n\n5\n1\n2\n3\n" + strings.Repeat("y", 2000)}
+	wave := func() {
+		crowd(500, func(i int, g *guest) {
+			io.WriteString(g, visits[i%len(visits)])
+			if g.Read(make([]byte, 100)); i%3 == 0 {
+				g.Conn.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, g)
+			}
+		})
 	}
-	enough := runtime.NumGoroutine() + 2
+	left := func() bool { return runtime.NumGoroutine() <= goroutines }
 	wave()
-	goroutines, memory := settled(enough)
+	settled(left)
+	before := heap()
 	for range 39 {
 		wave()
 	}
-	goroutinesAfter, memoryAfter := settled(enough)
-	if goroutinesAfter > enough {
-		t.Errorf("%d goroutines, before %d", goroutinesAfter, goroutines)
+	if !settled(func() bool { return left() && heap() < before+2<<20 }) {
+		t.Errorf("%d goroutines and %d bytes, before %d and %d", runtime.NumGoroutine(), heap(), goroutines, before)
 	}
-	if memoryAfter > memory+2<<20 {
-		t.Errorf("%d bytes of memory, before %d", memoryAfter, memory)
+	shown := ""
+	if !settled(func() bool {
+		shown += h.console.take()
+		return strings.HasPrefix(shown[strings.LastIndex(shown, "validators: "):], "validators: 0 with 0 tokens staked\n")
+	}) {
+		t.Errorf("the console shows %s", shown[strings.LastIndex(shown, "validators: "):])
 	}
-	stop()
-	<-served
-	if n.staked.Sign() != 0 || len(n.validators) != 0 {
-		t.Errorf("%d validators, %d tokens are left", len(n.validators), n.staked)
-	}
+	h.stop()
+	<-h.stopped
 }
 
-// ---- Settings ----
+// Whatever way a terminal goes, nothing is left of it; inVirtualTime fails if a goroutine is.
+func TestLeavingLeavesNothing(t *testing.T) {
+	inVirtualTime(t, defaults(), func(h *hall) {
+		for i, says := range slices.Repeat([]string{"", "1\n", "1\n70\n", "x\nx\nx\n", "1\nx\n", "7", "1\nquit\n", "quit\n"}, 15) {
+			p := h.connect()
+			p.types(says)
+			[]func(){p.leaves, p.vanishes, func() { p.client.CloseWrite() }}[i%3]()
+			time.Sleep(time.Second)
+		}
+		time.Sleep(31 * time.Second)
+		has(t, h.console.next(), "\nvalidators: 0 with 0 tokens staked\n")
+		has(t, h.seat("alice", 1).types("\n"), ": proposals 0, tokens 0; the winner ")
+	})
+}
+
+// A flood of proposals whose terminals have left: a line is all that each keeps, and slashing costs the same however many there are.
+func TestFlood(t *testing.T) {
+	const flood = 10000
+	s := defaults()
+	s.roundLength, s.maxClients = time.Hour, 0
+	h := open(t, s, nil)
+	slashing := func() time.Duration {
+		const says, until = "1\n1\nx\n", "forfeited\n"
+		return min(h.visits(64, says, until), h.visits(64, says, until), h.visits(64, says, until))
+	}
+	few, before := slashing(), heap()
+	h.visits(flood, "1\n1\n", "proposed")
+	if !settled(func() bool { return heap()-before < 300*flood }) {
+		t.Errorf("a proposal keeps %d bytes", (heap()-before)/flood)
+	}
+	if !settled(func() bool { return slashing() < 3*few }) { // unless this machine had something else to do
+		t.Errorf("to slash 64 takes %v, with %d other proposals more than three times as long", few, flood)
+	}
+	h.shut()
+}
+
+// ---- Fuzzing and settings ----
+
+// Whatever a terminal sends, in whatever pieces, the server answers each line or closes, and others play on.
+func FuzzTerminal(f *testing.F) {
+	f.Add([]byte("100\n72\n"), uint8(3))
+	f.Add([]byte("100\r\n\r\n72\r\n?\r\n73\nabc\n"), uint8(1))
+	f.Add([]byte("\x00\xff\n\n0\n-1\ndraw\n"), uint8(200))
+	f.Add(append(bytes.Repeat([]byte("x"), 5000), "\n5\n60"...), uint8(64))
+	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
+		inVirtualTime(t, defaults(), func(h *hall) {
+			p, other := h.connect(), h.seat("other", 1)
+			other.types("70\n")
+			go func() {
+				for piece := range slices.Chunk(data, int(size)+1) {
+					p.client.Write(piece)
+				}
+				p.client.CloseWrite()
+			}()
+			time.Sleep(h.roundLength)
+			has(t, other.next(), "\nwinning validator: ")
+			time.Sleep(2*h.roundLength + time.Duration(len(data))*20*time.Millisecond) // no byte costs more
+			p.isGone()
+			text, lines := p.next(), bytes.Count(data, []byte("\n"))
+			answers := strings.Count(text, "Enter token balance:") + strings.Count(text, "\nEnter a new BPM:")
+			left := strings.Contains(text, "goodbye") || strings.Contains(text, "slashed")
+			if !left && answers < lines-bytes.Count(data, []byte("\xff")) || len(text) > 300*(lines+10) {
+				t.Errorf("%d lines, %d prompts, %d bytes: %q", lines, answers, len(text), text)
+			}
+		})
+	})
+}
+
+// No file makes the server or verify panic, both say the same of it, and what they take is a chain that is all of the file.
+func FuzzReplay(f *testing.F) {
+	genesis, _ := json.Marshal(generateBlock(beforeGenesis(), 0, ""))
+	f.Add(append(genesis, '\n'))
+	f.Add(genesis)
+	f.Add(append(genesis, 'x'))
+	f.Add([]byte("\n\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := onDisk(t)
+		s.drawsFile = ""
+		write(s.chainFile, string(data))
+		says, starts := verified(s), !strings.Contains(restarted(t.Context(), s), "error: ")
+		whole := string(data[:bytes.LastIndexByte(data, '\n')+1])
+		ok := !strings.Contains(says, "error: ")
+		if ok {
+			blocks := blocksIn(t, "["+strings.ReplaceAll(strings.TrimSuffix(whole, "\n"), "\n", ",")+"]")
+			has(t, says, fmt.Sprintf("ok: %d blocks, head %s\n", len(blocks), blocks[len(blocks)-1].Hash))
+		}
+		if left := string(read(s.chainFile)); starts && (!ok && whole != "" || !strings.HasPrefix(left, whole)) || !starts && left != string(data) {
+			t.Errorf("the server starts with %q: %v, and leaves %q", data, starts, left)
+		}
+	})
+}
 
 func TestSettings(t *testing.T) {
-	with := func(pairs ...string) (settings, error) {
-		return loadSettings(func(name string) (string, bool) {
-			for i := 0; i < len(pairs); i += 2 {
-				if pairs[i] == name {
-					return pairs[i+1], true
-				}
+	names := []string{"ADDR", "ROUND", "BROADCAST", "BROADCAST_BLOCKS", "CHAIN_FILE", "DRAWS_FILE", "MAX_STAKE", "MAX_CLIENTS", "MAX_PER_ADDRESS"}
+	with := func(values ...string) (settings, error) { // "-": not set
+		for i, name := range names {
+			if t.Setenv(name, ""); i < len(values) && values[i] != "-" {
+				os.Setenv(name, values[i])
+			} else {
+				os.Unsetenv(name)
 			}
-			return "", false
-		})
+		}
+		return loadSettings()
 	}
-	defaults := settings{":9000", 30 * time.Second, time.Minute, 1000, "chain.jsonl", 10000}
-	if got, err := with(); err != nil || got != defaults {
-		t.Errorf("defaults: %+v, %v", got, err)
-	}
-	want := settings{"127.0.0.1:0", time.Millisecond, 2 * time.Hour, 0, "", 0}
-	if got, err := with("ADDR", "127.0.0.1:0", "ROUND", "1ms", "BROADCAST", "2h", "BROADCAST_BLOCKS", "0", "CHAIN_FILE", "", "MAX_CLIENTS", "0"); err != nil || got != want {
-		t.Errorf("%+v, %v", got, err)
-	}
-	for _, bad := range [][2]string{
-		{"ADDR", "x"}, {"ADDR", ""}, {"ADDR", "70000"}, {"ADDR", "localhost"}, {"ADDR", "localhost:http"}, {"ADDR", "1:2:3"},
-		{"ROUND", "0"}, {"ROUND", "0s"}, {"ROUND", "-1s"}, {"ROUND", "abc"}, {"ROUND", "30"}, {"ROUND", ""},
-		{"BROADCAST", "0"}, {"BROADCAST", "1 m"}, {"BROADCAST_BLOCKS", "-1"}, {"BROADCAST_BLOCKS", "all"}, {"MAX_CLIENTS", "-1"}, {"MAX_CLIENTS", "1e4"},
+	for values, want := range map[string]settings{
+		"-":                              {":9000", 30 * time.Second, time.Minute, 10, "chain.jsonl", "draws.jsonl", math.MaxInt64, 10000, 1000},
+		"127.0.0.1:0 1ms 2h 0 a b 9 0 0": {"127.0.0.1:0", time.Millisecond, 2 * time.Hour, 0, "a", "b", 9, 0, 0},
+		"[::1]:80 1h 1s 7  - 1 2 3":      {"[::1]:80", time.Hour, time.Second, 7, "", "", 1, 2, 3},
+		"host:1 1h 1s 7 a  1 2 3":        {"host:1", time.Hour, time.Second, 7, "a", "", 1, 2, 3},
 	} {
-		_, err := with(bad[0], bad[1])
-		if err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("%s=%q", bad[0], bad[1])) || !strings.Contains(err.Error(), "want ") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s=%s: error %v", bad[0], bad[1], err)
+		if got, err := with(strings.Split(values, " ")...); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", values, got, err)
+		}
+	}
+	for i, bad := range [][]string{
+		{"x", "", "70000", "-1", "localhost", "localhost:http", "1:2:3"}, {"0", "0s", "-1s", "abc", "30", ""}, {"0", "1 m"},
+		{"-1", "all", "1.5", ""}, {}, {}, {"0", "-1", "9223372036854775808", "many"}, {"-1", "1e4"}, {"-1", "x"},
+	} {
+		for _, value := range bad {
+			_, err := with(append(slices.Repeat([]string{"-"}, i), value)...)
+			want := fmt.Sprintf("%s=%q is not right: want ", names[i], value)
+			if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %v, want %s", err, want)
+			}
 		}
 	}
 }
 
 // ---- Benchmarks ----
 
-// BenchmarkDraw is the draw of one round: time and memory grow with the proposers and not with their tokens.
+// BenchmarkDraw is the draw of one round. side=tutorial is a pool with one entry for each token, in which each proposer is
+// looked for before it is put there; it survives no more than this.
 func BenchmarkDraw(b *testing.B) {
 	for _, proposers := range []int{100, 10_000, 100_000} {
 		for _, tokens := range []int64{1000, 10_000, math.MaxInt64} {
-			b.Run(fmt.Sprintf("proposers=%d/tokens=%d", proposers, tokens), func(b *testing.B) {
-				stakes := slices.Repeat([]int64{tokens}, proposers)
+			name := fmt.Sprintf("proposers=%d/tokens=%d/side=", proposers, tokens)
+			d := draw.New()
+			for i := range proposers {
+				d.Add(draw.Entry{Name: hash(strconv.Itoa(i)), Tickets: tokens, Note: "70"})
+			}
+			b.Run(name+"ours", func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					draw(stakes)
+					d.Outcome(d.Lines())
+				}
+			})
+			if proposers > 100 || tokens == math.MaxInt64 {
+				continue
+			}
+			b.Run(name+"tutorial", func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					var pool []string
+					for _, e := range d.Entries {
+						if !slices.Contains(pool, e.Name) {
+							pool = append(pool, slices.Repeat([]string{e.Name}, int(tokens))...)
+						}
+					}
+					if pool[rand.IntN(len(pool))] == "" {
+						b.Fatal("no winner")
+					}
 				}
 			})
 		}
 	}
 }
 
-// BenchmarkTutorialDraw is the tutorial's way: a pool with one entry for each token, and each proposer is looked for
-// in the pool so far.
-func BenchmarkTutorialDraw(b *testing.B) {
-	for _, tokens := range []int{1000, 10_000} {
-		b.Run(fmt.Sprintf("proposers=100/tokens=%d", tokens), func(b *testing.B) {
-			proposers := make([]string, 100)
-			for i := range proposers {
-				proposers[i] = calculateHash(fmt.Sprint(i))
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				pool := []string{}
-			next:
-				for _, proposer := range proposers {
-					for _, entry := range pool {
-						if entry == proposer {
-							continue next
-						}
-					}
-					for range tokens {
-						pool = append(pool, proposer)
-					}
-				}
-				r := rand.New(rand.NewPCG(uint64(time.Now().Unix()), 0))
-				if pool[r.IntN(len(pool))] == "" {
-					b.Fatal("no winner")
+// side measures one way to read a file of so many things: also the time for each, and the most that the heap holds meanwhile.
+func side(b *testing.B, name string, things int, unit string, read func()) {
+	b.Run(name, func(b *testing.B) {
+		stop, peaks := make(chan struct{}), make(chan uint64)
+		go func() {
+			var peak uint64
+			for sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}; ; {
+				select {
+				case <-time.After(time.Millisecond):
+					metrics.Read(sample)
+					peak = max(peak, sample[0].Value.Uint64())
+				case <-stop:
+					peaks <- peak
+					return
 				}
 			}
-		})
+		}()
+		for b.Loop() {
+			read()
+		}
+		close(stop)
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*things), "ns/"+unit)
+		b.ReportMetric(float64(<-peaks)/1024, "peak-KiB")
+	})
+}
+
+// eachLine decodes each line of a file, which is the floor of reading it.
+func eachLine[T any](name string, do func(T)) {
+	f := must(os.Open(name))
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Buffer(nil, 128<<20); lines.Scan(); {
+		var v T
+		must(0, json.Unmarshal(lines.Bytes(), &v))
+		do(v)
 	}
 }
 
-// BenchmarkReplay reads and verifies a chain file, beside the floor: the same lines read, decoded with
-// encoding/json and hashed once. peak-KiB is the most that the heap holds meanwhile.
+func hashBlock(block Block) { calculateBlockHash(block) }
+
+// writeFiles writes a chain of so many blocks, and if there were proposals, how each was drawn.
+func writeFiles(t testing.TB, blocks, proposals int) settings {
+	s := onDisk(t)
+	var chain, draws bytes.Buffer
+	block := generateBlock(beforeGenesis(), 0, "")
+	json.NewEncoder(&chain).Encode(block)
+	for i := 1; i < blocks; i++ {
+		const secret = "AAAAAAAAAAAAAAAAAAAAAAAAAA"
+		r := record{Index: i, Lines: []string{secret}, Ticket: new(big.Int), Total: new(big.Int), NextSeal: hash(secret + "\n")}
+		for j := range max(proposals, 1) {
+			r.Lines = append(r.Lines, fmt.Sprintf("%s %d 70", hash(block.Hash+strconv.Itoa(j)), 100+j))
+		}
+		words, winner := redraw(r.Lines)
+		fmt.Sscanf(words, "ticket %d of %d", r.Ticket, r.Total)
+		block = generateBlock(block, 70, winner[0])
+		r.Block = block.Hash
+		if json.NewEncoder(&chain).Encode(block); proposals > 0 {
+			json.NewEncoder(&draws).Encode(r)
+		}
+	}
+	write(s.chainFile, chain.String())
+	write(s.drawsFile, draws.String())
+	return s
+}
+
+// BenchmarkReplay is a start with a chain file.
 func BenchmarkReplay(b *testing.B) {
 	for _, blocks := range []int{10_000, 100_000, 1_000_000} {
-		name := filepath.Join(b.TempDir(), "chain.jsonl")
-		writeChain(b, name, blocks)
-		run := func(way string, read func(f *os.File, each func()) error) {
-			b.Run(fmt.Sprintf("%s/blocks=%d", way, blocks), func(b *testing.B) {
-				var peak uint64
-				for b.Loop() {
-					f, err := os.Open(name)
-					if err != nil {
-						b.Fatal(err)
-					}
-					n := 0
-					err = read(f, func() {
-						if n++; n%(blocks/10) == 0 {
-							heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-							metrics.Read(heap)
-							peak = max(peak, heap[0].Value.Uint64())
-						}
-					})
-					if f.Close(); err != nil || n != blocks {
-						b.Fatal(n, err)
-					}
-				}
-				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*blocks), "ns/block")
-				b.ReportMetric(float64(peak)/1024, "peak-KiB")
-			})
-		}
-		run("floor", func(f *os.File, each func()) error {
-			_, err := linefile.Read(f, func(line []byte) error {
-				var block Block
-				err := json.Unmarshal(line, &block)
-				calculateBlockHash(block)
-				each()
-				return err
-			})
-			return err
+		s := writeFiles(b, blocks, 0)
+		side(b, fmt.Sprintf("blocks=%d/side=ours", blocks), blocks, "block", func() {
+			has(b, restarted(b.Context(), s), "restored")
 		})
-		run("replay", func(f *os.File, each func()) error {
-			read := func(fn func([]byte) error) ([]byte, error) { return linefile.Read(f, fn) }
-			_, _, err := readChain(read, func(Block, []byte) { each() })
-			return err
-		})
+		side(b, fmt.Sprintf("blocks=%d/side=floor", blocks), blocks, "block", func() { eachLine(s.chainFile, hashBlock) })
 	}
+}
+
+// BenchmarkVerifyDraws is verify of 200 draws among 1,000 proposals.
+func BenchmarkVerifyDraws(b *testing.B) {
+	s := writeFiles(b, 201, 1000)
+	side(b, "side=ours", 200*1000, "proposal", func() {
+		has(b, verified(s), "ok: 200 draws\n")
+	})
+	side(b, "side=floor", 200*1000, "proposal", func() {
+		eachLine(s.chainFile, hashBlock)
+		eachLine(s.drawsFile, func(r record) { hash(strings.Join(r.Lines, "\n") + "\n") })
+	})
+}
+
+// BenchmarkRoundEnd is from the end of a round of 10,000 proposals to the first announcement; side=floor hashes the lines of its
+// draw once and syncs one file.
+func BenchmarkRoundEnd(b *testing.B) {
+	s := onDisk(b)
+	s.roundLength = time.Hour
+	b.Run("side=ours", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			h := open(b, s, nil)
+			h.visits(10_000, "100\n72\n", "proposed")
+			g, reset := h.guest()
+			g.says("", "Enter token balance:")
+			b.StartTimer()
+			h.stop() // ends the round
+			g.says("", "winning validator: ")
+			b.StopTimer()
+			g.says("", "shutting down\n")
+			reset()
+			h.shut()
+			b.StartTimer()
+		}
+	})
+	b.Run("side=floor", func(b *testing.B) {
+		lines := []byte(strings.Repeat(hash("")+" 100 72\n", 10_000))
+		f := must(os.Create(s.chainFile))
+		defer f.Close()
+		for b.Loop() {
+			sha256.Sum256(lines)
+			must(f.WriteAt([]byte("x"), 0))
+			must(0, f.Sync())
+		}
+	})
 }

@@ -1,6 +1,5 @@
-// Package accept is the front of a server: it survives what net.Listener.Accept
-// complains of, as net/http does, and limits how many connections there are at
-// once, in all and from one network address.
+// Package accept is the front of a server: it survives what net.Listener.Accept complains of, as net/http does, and
+// limits how many connections there are at once, in all and from one network address.
 package accept
 
 import (
@@ -15,8 +14,6 @@ import (
 	"time"
 )
 
-const maxRefusals = 1000 // at once
-
 var (
 	ErrFull    = errors.New("the server is full")                  // all places are taken
 	ErrTooMany = errors.New("too many terminals from its address") // all places of its address are taken
@@ -28,8 +25,8 @@ type Listener interface {
 	SetDeadline(time.Time) error
 }
 
-// Server hands each connection to a goroutine of its own. A network address is an
-// IPv4 address, or the /64 of an IPv6 address: its owner has all of that.
+// Server hands each connection to a goroutine of its own. A network address is an IPv4 address, or the /64 of an IPv6
+// address: its owner has all of that.
 type Server struct {
 	Handle        func(conn net.Conn, from netip.Prefix) // has a conversation; the connection is its to close. from: its network address, zero if that is not counted (loopback, or no IP address)
 	Refuse        func(conn net.Conn, why error)         // takes leave of a connection that is one too many (ErrFull or ErrTooMany) and closes it; takes a second or so at most
@@ -52,9 +49,8 @@ type crowd struct {
 	said bool // that it is at its limit, and not yet that there is room again
 }
 
-// leave takes one off c and reports whether it is to be said that there is room: when
-// a tenth of the places is free (this one at least), so that one who comes and goes
-// does not fill the console.
+// leave takes one off c and reports whether it is to be said that there is room: when a tenth of the places is free
+// (this one at least), so that one who comes and goes does not fill the console.
 func (c *crowd) leave(places int) (over bool) {
 	c.size--
 	over = c.said && places-c.size >= places/10
@@ -62,16 +58,14 @@ func (c *crowd) leave(places int) (over bool) {
 	return over
 }
 
-// Serve accepts connections from ln until ctx is done; then it closes ln. After
-// an error, such as too many open files, it tries again in 5 ms, then after twice
-// as long each time, up to 1 s. It says so once, and again when 1 s
-// has passed without one.
+// Serve accepts connections from ln until ctx is done; then it closes ln. After an error, such as too many open files, it tries
+// again in 5 ms, then after twice as long each time, up to 1 s. It says so once, and again when 1 s has passed without one.
 func (s *Server) Serve(ctx context.Context, ln Listener) {
 	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	refusals := make(chan struct{}, maxRefusals)
-	trouble := false        // said, and not yet over
-	var delay time.Duration // after the last error; 0: it is past
+	refusals := make(chan struct{}, 1000) // those going on
+	trouble := false                      // said, and not yet over
+	var delay time.Duration               // after the last error; 0: it is past
 	for {
 		conn, err := ln.Accept()
 		switch {
@@ -86,7 +80,7 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 					s.give(from)
 					s.running.Done()
 				}()
-			case why == ErrTooMany && len(refusals) == maxRefusals:
+			case why == ErrTooMany && len(refusals) == cap(refusals):
 				conn.Close() // without a word: one address must not make the others wait
 			default:
 				select { // with all of those taken, who comes next waits for one: a second or so
@@ -108,12 +102,10 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			}
 			trouble = true
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			select {
-			case <-time.After(delay):
-			case <-ctx.Done():
-			}
-			// With no error until then the trouble is over, also if nobody comes: without
-			// a free file, accept fails even when nobody waits.
+			wait, cancel := context.WithTimeout(ctx, delay)
+			<-wait.Done()
+			cancel()
+			// With no error until then it is over, also if nobody comes: without a free file, accept fails all the same.
 			ln.SetDeadline(time.Now().Add(time.Second))
 		}
 	}
@@ -122,8 +114,7 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 // Wait waits until every connection has been seen to. Serve must have returned.
 func (s *Server) Wait() { s.running.Wait() }
 
-// take takes a place, or returns why there is none and says so: once, until there
-// is room again, and at most once a second.
+// take takes a place, or returns why there is none and says so: once, until there is room again, and at most once a second.
 func (s *Server) take(from netip.Prefix) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,8 +159,7 @@ func (s *Server) give(from netip.Prefix) {
 	if c.leave(s.MaxPerAddress) {
 		s.Log.Printf("terminals from %s are let in again", name(from))
 	}
-	s.from[from] = c
-	if c.size == 0 {
+	if s.from[from] = c; c.size == 0 {
 		delete(s.from, from)
 	}
 }
@@ -177,14 +167,11 @@ func (s *Server) give(from netip.Prefix) {
 // network returns the network address of addr, zero if it is not counted.
 func network(addr net.Addr) netip.Prefix {
 	tcp, _ := addr.(*net.TCPAddr)
-	ip, bits := tcp.AddrPort().Addr().Unmap(), 64 // zero if there is none
-	if ip.Is4() {
-		bits = 32
-	}
+	ip := tcp.AddrPort().Addr().Unmap() // zero if there is none
 	if ip.IsLoopback() {
-		ip = netip.Addr{}
+		return netip.Prefix{}
 	}
-	from, _ := ip.Prefix(bits)
+	from, _ := ip.Prefix(min(64, ip.BitLen())) // an IPv4 address has 32
 	return from
 }
 

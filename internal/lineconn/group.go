@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// A message is what is written as a whole. Connections may share one and its
-// bytes: nobody changes them.
+// A message is what is written as a whole. Connections may share one and its bytes: nobody changes them.
 type message struct {
 	parts       [][]byte
 	cost        int  // what it counts of MaxWaiting
@@ -20,8 +19,8 @@ func textMessage(text string) *message {
 	return &message{parts: [][]byte{[]byte(text)}, cost: messageCost + len(text)}
 }
 
-// A Notice is a text for many peers. With each prompt that follows it, it is made
-// up once, and shared by all who are at that prompt.
+// A Notice is a text for many peers. With each prompt that follows it, it is made up once, and shared by all who are
+// at that prompt.
 type Notice struct {
 	message // without a prompt
 
@@ -46,8 +45,7 @@ func NewNotice(parts ...[]byte) *Notice {
 	return n
 }
 
-// NewStatus makes a notice that takes the place of an older status that is not
-// yet begun to be written.
+// NewStatus makes a notice that takes the place of an older status that is not yet begun to be written.
 func NewStatus(parts ...[]byte) *Notice {
 	n := NewNotice(parts...)
 	n.replaceable = true
@@ -74,28 +72,16 @@ func (n *Notice) before(prompt string) *message {
 	return m
 }
 
-// Group is the connections that hear of the same things. Each has a prompt, the
-// question its peer is at, which follows whatever it is told. A Group has one
-// owner, who alone sets the prompts of its members; others may Tell and Show
-// a member something as long as the owner does not set its prompt meanwhile. No method
-// of a Group waits.
+// Group is the connections that hear of the same things. Each has a prompt, the question its peer is at, which follows
+// whatever it is told. A Group has one owner, who alone sets the prompts of its members; others may Tell and Show a
+// member something as long as the owner does not set its prompt meanwhile. No method of a Group waits.
 type Group struct {
-	// Due rings when Broadcast has somebody to send to.
-	Due *time.Timer
-
+	Due     *time.Timer // rings when Broadcast has somebody to send to
 	every   time.Duration
 	members *list.List // of *Conn, in the order in which their broadcasts are due
 }
 
-// membership is a Conn's place in its group.
-type membership struct {
-	prompt string
-	place  *list.Element // nil: in no group
-	due    time.Time     // of the next broadcast
-}
-
-// NewGroup makes a group whose members are sent a broadcast once in every, each
-// counted from when it was added.
+// NewGroup makes a group whose members are sent a broadcast once in every, each counted from when it was added.
 func NewGroup(every time.Duration) *Group {
 	return &Group{Due: time.NewTimer(every), every: every, members: list.New()}
 }
@@ -158,4 +144,46 @@ func (g *Group) End(words string) {
 		g.Leave(c)
 		c.End(words)
 	}
+}
+
+// Feed is the newest of a growing sequence of texts, as a status that is shown to many. Each text is stored once, and
+// bytes once stored never change, so that all statuses, also those on their way to slow peers, share them.
+// It has one owner.
+type Feed struct {
+	open, end string
+	limit     int    // texts in a status; 0: all
+	texts     []byte // a comma behind each
+	starts    []int  // where they start in texts
+	status    *Notice
+}
+
+// NewFeed is a feed of which a status shows the newest limit texts, 0: all, a comma between two, after open and before end.
+func NewFeed(open, end string, limit int) *Feed { return &Feed{open: open, end: end, limit: limit} }
+
+// Add appends text, which it copies. Only once in limit texts are the newest copied again, so that the older ones
+// can go.
+func (f *Feed) Add(text []byte) {
+	if f.limit > 0 && len(f.starts) == 2*f.limit {
+		cut := f.starts[f.limit]
+		f.texts = slices.Clone(f.texts[cut:])
+		f.starts = slices.Clone(f.starts[f.limit:])
+		for i := range f.starts {
+			f.starts[i] -= cut
+		}
+	}
+	f.starts = append(f.starts, len(f.texts))
+	f.texts = append(append(f.texts, text...), ',')
+	f.status = nil
+}
+
+// Status is the newest texts, of which there must be one. It is made once for all calls between two Adds.
+func (f *Feed) Status() *Notice {
+	if f.status == nil {
+		from := 0
+		if n := len(f.starts); f.limit > 0 && n > f.limit {
+			from = f.starts[n-f.limit]
+		}
+		f.status = NewStatus([]byte(f.open), f.texts[from:len(f.texts)-1], []byte(f.end))
+	}
+	return f.status
 }

@@ -9,8 +9,7 @@ import (
 )
 
 const (
-	// MaxLine is the longest line in bytes, without its newline and a carriage
-	// return before that.
+	// MaxLine is the longest line in bytes, without its newline and a carriage return before that.
 	MaxLine = 1024
 
 	readBuffer = 64                    // bytes: lines are short, and there is one buffer a connection
@@ -23,42 +22,28 @@ const (
 // ErrTooLong is the error of a line of more than MaxLine bytes.
 var ErrTooLong = errors.New("the line is too long")
 
-// input is what a Conn holds of what its peer sent.
-type input struct {
-	in      [readBuffer]byte // in[inStart:inEnd] is not yet part of a line
-	inStart int
-	inEnd   int
-	inErr   error     // that ended the input
-	paidFor time.Time // pieces are paid for, a pause each, until then
-	skip    bool      // drop input up to the next newline
-	telnet  telnet
-}
-
-// Ask returns the next line, without telnet's own bytes and the spaces around it.
-// It reads only when the peer has taken all that it was told: so nobody takes more
-// from a peer than it takes back. A last line without a newline counts when the input ends, before
-// io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its
-// first MaxLine bytes; the rest is dropped unread. Whoever sends more than a
-// person types or pastes is slowed down, to one piece each pause. After End, or
-// when the connection has failed, the error is not io.EOF.
+// Ask returns the next line, without telnet's own bytes and the spaces around it. It reads only when the peer has taken
+// all that it was told: so nobody takes more from a peer than it takes back. A last line without a newline counts when
+// the input ends, before io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its first MaxLine bytes;
+// the rest is dropped unread. Whoever sends more than a person types or pastes is slowed down, to one piece each pause.
+// After End, or when the connection has failed, the error is not io.EOF.
 //
-// Here a goroutine waits for most of its life, so it calls Read itself: each
-// frame in between would be on every stack.
+// Here a goroutine waits for most of its life, so it calls Read itself: each frame in between would be on every stack.
 func (c *Conn) Ask() (typed string, err error) {
 	c.Flush()
-	if err := c.over(); err != nil {
-		return "", err
-	}
 	var line []byte // so far
 	for {
+		if err := c.over(); err != nil {
+			return "", err
+		}
 		piece := c.piece()
-		if piece == nil && c.inErr == nil {
+		if piece == nil && !c.inOver {
 			n, err := c.net.Read(c.in[c.inEnd:])
 			c.take(n, err)
 			continue
 		}
-		if piece == nil && (c.inErr != io.EOF || len(line) == 0) {
-			return "", c.inErr
+		if piece == nil && len(line) == 0 {
+			return "", io.EOF
 		}
 		c.pace()
 		ended := piece == nil || piece[len(piece)-1] == '\n'
@@ -100,25 +85,19 @@ func (c *Conn) take(n int, err error) {
 		c.pace() // what is dropped becomes no piece, but is not free either
 	}
 	c.inEnd = len(typed)
-	if err == nil {
-		return
-	}
-	if c.inErr = c.over(); c.inErr == nil {
-		c.inErr = err
-		if err != io.EOF {
-			c.fail(err)
-		}
+	c.inOver = err == io.EOF
+	if err != nil && !c.inOver && c.over() == nil {
+		c.fail(err)
 	}
 }
 
-// piece takes from the buffer what belongs to one line: up to its end, or a full
-// buffer of a longer one; at the end of the input, the rest. It returns nil when
-// there must be more input first, for which there is room then. A piece is
+// piece takes from the buffer what belongs to one line: up to its end, or a full buffer of a longer one; at the end of
+// the input, the rest. It returns nil when there must be more input first, for which there is room then. A piece is
 // valid until the next Read.
 func (c *Conn) piece() []byte {
 	held := c.in[c.inStart:c.inEnd]
 	n := bytes.IndexByte(held, '\n') + 1
-	if n == 0 && (len(held) == len(c.in) || c.inErr == io.EOF) {
+	if n == 0 && (len(held) == len(c.in) || c.inOver) {
 		n = len(held)
 	}
 	if n == 0 {
@@ -136,18 +115,13 @@ func (c *Conn) pace() {
 		c.paidFor = now
 	}
 	c.paidFor = c.paidFor.Add(pause)
-	if debt := c.paidFor.Sub(now) - burst*pause; debt > 0 {
-		time.Sleep(debt)
-	}
+	time.Sleep(c.paidFor.Sub(now) - burst*pause)
 }
 
 // dropInput reads, at a measured pace, until that fails.
 func (c *Conn) dropInput() {
 	buf := c.in[:] // is enough to wait with, which is all that most do
-	for {
-		if _, err := c.net.Read(buf); err != nil {
-			return
-		}
+	for _, err := c.net.Read(buf); err == nil; _, err = c.net.Read(buf) {
 		if len(buf) < dropBuffer {
 			buf = make([]byte, dropBuffer)
 		}
@@ -170,20 +144,17 @@ const (
 func (t *telnet) typed(b byte) bool {
 	const se, sb, will, iac = 240, 250, 251, 255
 	switch was := *t; {
-	case was == text && b != iac:
-		return true
-	case was == text:
+	case was == text && b == iac:
 		*t = command
-	case was == command && b == sb, was == leaving && b != se:
+	case was == command && b == sb, was == inside && b != iac, was == leaving && b != se:
 		*t = inside
+	case was == inside:
+		*t = leaving
 	case was == command && will <= b && b < iac:
 		*t = option
-	case was == inside && b == iac:
-		*t = leaving
-	case was == inside:
 	default:
 		*t = text
-		return was == command && (b < se || b == iac) // no command: a stray IAC takes no newline with it
+		return was == text || was == command && (b < se || b == iac) // no command: a stray IAC takes no newline with it
 	}
 	return false
 }

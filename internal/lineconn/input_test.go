@@ -1,219 +1,129 @@
 package lineconn
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"io"
 	"net"
-	"reflect"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// answer is what Ask returned.
-type answer struct {
-	typed string
-	err   error
+// mustAsk checks what Ask returns.
+func mustAsk(t *testing.T, c *Conn, want string, wantErr error) {
+	t.Helper()
+	if typed, err := c.Ask(); typed != want || err != wantErr {
+		t.Fatalf("Ask returned %.100q, %v; want %.100q, %v", typed, err, want, wantErr)
+	}
 }
 
-// String shows an answer to a person.
-func (a answer) String() string { return fmt.Sprintf("%s, %v", short(a.typed), a.err) }
+// tooLong stands for ErrTooLong, behind what was typed.
+const tooLong = " and more"
 
-// askAll returns what Ask returns up to the first error that is not
-// ErrTooLong, which is the second result.
-func askAll(c *Conn) (answers []answer, end error) {
-	for {
+// mustAnswer checks all that Ask returns of input in pieces of the given sizes.
+func mustAnswer(t *testing.T, input string, sizes []byte, want ...string) {
+	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+		go func() {
+			for i, rest := 0, input; rest != ""; i++ {
+				n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
+				io.WriteString(peer, rest[:n])
+				rest = rest[n:]
+			}
+			peer.Close()
+		}()
+		var got []string
 		typed, err := c.Ask()
-		if err != nil && err != ErrTooLong {
-			return answers, err
+		for ; err == nil || err == ErrTooLong; typed, err = c.Ask() {
+			if err != nil {
+				typed += tooLong
+			}
+			got = append(got, typed)
 		}
-		answers = append(answers, answer{typed, err})
-	}
+		if !slices.Equal(got, want) || err != io.EOF {
+			t.Errorf("of %.100q in pieces of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
+		}
+		mustAsk(t, c, "", io.EOF) // again
+		mustErr(t, c, nil)
+	})
 }
 
-// split cuts input in pieces of the given sizes, in turns.
-func split(input string, sizes ...int) (pieces []string) {
-	for i := 0; input != ""; i++ {
-		n := min(max(sizes[i%len(sizes)], 1), len(input))
-		pieces = append(pieces, input[:n])
-		input = input[n:]
-	}
-	return pieces
-}
-
+// A line ends at its newline, or where the input ends; spaces around it and a CR do not count, nor does telnet.
 func TestAsk(t *testing.T) {
 	x := func(n int) string { return strings.Repeat("x", n) }
-	tooLong := answer{x(1024), ErrTooLong}
-	tests := []struct {
-		name, input string
-		want        []answer
-	}{
-		{"nothing", "", nil},
-		{"one line", "hello\n", []answer{{"hello", nil}}},
-		{"an empty line", "\n", []answer{{"", nil}}},
-		{"several lines at once", "100\n72\n\n  73 \n", []answer{{"100", nil}, {"72", nil}, {"", nil}, {"73", nil}}},
-		{"spaces", " \t a  b \t\r\n  \r\n", []answer{{"a  b", nil}, {"", nil}}},
-		{"a last line without a newline", "a\nb", []answer{{"a", nil}, {"b", nil}}},
-		{"a last line with a CR only", "a\nb\r", []answer{{"a", nil}, {"b", nil}}},
-		{"NUL and other bytes", "\x00a\x00\n\xfe\x1b[2J\n", []answer{{"\x00a\x00", nil}, {"\xfe\x1b[2J", nil}}},
-		{"as long as the buffer", x(64) + "\n" + x(63) + "\n" + x(64), []answer{{x(64), nil}, {x(63), nil}, {x(64), nil}}},
-		{"1024 bytes", x(1024) + "\nok\n", []answer{{x(1024), nil}, {"ok", nil}}},
-		{"1024 bytes and CRLF", x(1024) + "\r\nok\n", []answer{{x(1024), nil}, {"ok", nil}}},
-		{"1024 bytes at the end", x(1024), []answer{{x(1024), nil}}},
-		{"1024 bytes and a CR at the end", x(1024) + "\r", []answer{{x(1024), nil}}},
-		{"1025 bytes", x(1025) + "\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"1025 bytes and CRLF", x(1025) + "\r\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"1024 bytes and two CRs", x(1024) + "\r\r\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"1025 bytes at the end", x(1025), []answer{tooLong}},
-		{"1088 bytes", x(1088) + "\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"a very long line", x(9000) + "\nok\n", []answer{tooLong, {"ok", nil}}},
-		{"a very long line to the end", x(9000), []answer{tooLong}},
-		{"two long lines", x(3000) + "\n" + x(3000) + "\nok", []answer{tooLong, tooLong, {"ok", nil}}},
-		{"spaces in a long line", "  " + x(1020) + "   y\n", []answer{{x(1020), ErrTooLong}}},
-
-		{"telnet: options", "\xff\xfd\x067\xff\xfb\n2\xff\xfc\xff\xff\xfe\xf0\r\n", []answer{{"72", nil}}},
-		{"telnet: interrupt", "ab\xff\xf4\xff\xfd\x06c\n", []answer{{"abc", nil}}},
-		{"telnet: 0xff", "a\xff\xffb\n\xff\xff\n", []answer{{"a\xffb", nil}, {"\xff", nil}}},
-		{"telnet: from program to program", "7\xff\xfa\x1f\x00\n\xff\xff\xf0\xff\x00\xff\xf02\n", []answer{{"72", nil}}},
-		{"telnet: the end of nothing", "7\xff\xf02\n", []answer{{"72", nil}}},
-		{"telnet: no command", "7\xff2\xff\n73\xff\xef\n", []answer{{"72", nil}, {"73\xef", nil}}},
-		{"telnet: cut by the end", "72\xff", []answer{{"72", nil}}},
-		{"telnet: inside at the end", "72\n73\xff\xfa\n\xff", []answer{{"72", nil}, {"73", nil}}},
-		{"telnet: does not count", x(1000) + strings.Repeat("\xff\xf1", 100) + x(24) + "\n", []answer{{x(1024), nil}}},
-	}
-	for _, tt := range tests {
-		for _, size := range []int{1, 7, 64, 65, 1 << 20} { // how the input is split makes no difference
-			t.Run(fmt.Sprintf("%s/by %d", tt.name, size), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					c, peer := pipe(t, crew(t, 1))
-					go typeIn(peer, split(tt.input, size)...)
-					got, end := askAll(c)
-					if !reflect.DeepEqual(got, tt.want) || end != io.EOF {
-						t.Errorf("got %v and %v, want %v and EOF", got, end, tt.want)
-					}
-					if _, again := c.Ask(); again != io.EOF {
-						t.Errorf("then %v, want EOF again", again)
-					}
-					mustErr(t, c, nil)
-				})
-			})
+	long := x(1024) + tooLong
+	for input, want := range map[string][]string{
+		"":                                  nil,
+		"100\n72\n\n  73 \n":                {"100", "72", "", "73"},
+		" \t a  b \t\r\n  \r\n":             {"a  b", ""},
+		"a\nlast\r":                         {"a", "last"},
+		"\x00a\x00\n\xfe\x1b[2J\nlast":      {"\x00a\x00", "\xfe\x1b[2J", "last"},
+		x(64) + "\n" + x(63) + "\n" + x(64): {x(64), x(63), x(64)}, // as long as the buffer
+		x(1024) + "\n" + x(1024) + "\r\n" + x(1024):     {x(1024), x(1024), x(1024)},
+		"ok\n" + x(1024) + "\r":                         {"ok", x(1024)},
+		x(1025) + "\nok\n" + x(1025) + "\r\n" + x(1025): {long, "ok", long, long},
+		x(1024) + "\r\r\nok\n" + x(9000):                {long, "ok", long},
+		x(1088) + "\n" + x(3000) + "\nok":               {long, long, "ok"},
+		"  " + x(1020) + "   y\n":                       {x(1020) + tooLong},
+		// telnet: options, an interrupt, the byte 255, from program to program, what is no command, what does not count
+		"\xff\xfd\x067\xff\xfb\n2\xff\xfc\xff\xff\xfe\xf0\r\n":   {"72"},
+		"ab\xff\xf4\xff\xfd\x06c\na\xff\xffb\n\xff\xff\n":        {"abc", "a\xffb", "\xff"},
+		"7\xff\xfa\x1f\x00\n\xff\xff\xf0\xff\x00\xff\xf02\n":     {"72"},
+		"72\n73\xff\xfa\n\xff":                                   {"72", "73"},
+		"7\xff\xf02\n7\xff2\xff\n73\xff\xef\n72\xff":             {"72", "72", "73\xef", "72"},
+		x(1000) + strings.Repeat("\xff\xf1", 100) + x(24) + "\n": {x(1024)},
+	} {
+		for _, size := range []byte{1, 7, 63, 64} { // how the input is split makes no difference
+			mustAnswer(t, input, []byte{size}, want...)
 		}
 	}
 }
 
-// script is a connection from which pieces are read, one after the other.
-type script struct {
-	net.Conn
-	pieces []string
-}
-
-func (s *script) Read(p []byte) (int, error) {
-	if len(s.pieces) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, s.pieces[0])
-	if s.pieces[0] = s.pieces[0][n:]; s.pieces[0] == "" {
-		s.pieces = s.pieces[1:]
-	}
-	return n, nil
-}
-
-// FuzzAsk compares Ask with a plain reading of the whole input, however that
-// is split. (Go spends most of its time on minimizing, without -fuzzminimizetime 1s.)
+// FuzzAsk compares Ask with a plain reading of the whole input, however that is split. (Go spends most of its time on
+// minimizing, without -fuzzminimizetime 1s.)
 func FuzzAsk(f *testing.F) {
-	long := bytes.Repeat([]byte("x"), 1024)
-	f.Add([]byte("100\n72\r\n\nlast"), []byte{1})
-	f.Add(append(long, "\r\r\n1\n"...), []byte{255})
-	f.Add(bytes.Repeat(append(long, 'y'), 3), []byte{3, 200, 64})
-	f.Add([]byte("\r\n\x00\n\r"), []byte{2, 1})
-	f.Add([]byte("\xff\xfd\x06\xff\xfa\n\xff\xff\xff\xf01\xff\xff\xff\n\xff"), []byte{2, 1})
+	f.Add("100\n72\r\n\nlast", []byte{1})
+	f.Add(strings.Repeat(strings.Repeat("x", 1024)+"\r\r\n1", 3), []byte{3, 200, 64})
+	f.Add("\xff\xfd\x06\xff\xfa\n\xff\xff\xff\xf01\xff\xff\xff\n\xff", []byte{2, 1})
 	// The bytes are the runes of the same numbers here.
-	telnet := regexp.MustCompile(`(?s)ÿ(?:ú(?:[^ÿ]|ÿ[^ð])*(?:ÿð|ÿ?$)|[û-þ](?:.|$)|ÿ|[ð-ú]|)`)
-	f.Fuzz(func(t *testing.T, input, sizes []byte) {
-		runes := make([]rune, len(input))
-		for i, b := range input {
-			runes[i] = rune(b)
+	telnet := regexp.MustCompile(`(?s)ÿ(?:ú(?:[^ÿ]|ÿ[^ð])*(?:ÿð|ÿ?$)|[û-þ](?:.|$)|(ÿ)|[ð-ú]|)`)
+	f.Fuzz(func(t *testing.T, input string, sizes []byte) {
+		var runes, rest string
+		for _, b := range []byte(input) {
+			runes += string(rune(b))
 		}
-		var rest string
-		for _, r := range telnet.ReplaceAllStringFunc(string(runes), func(s string) string { return strings.TrimPrefix("ÿ", strings.TrimSuffix("ÿ", s[2:])) }) {
+		for _, r := range telnet.ReplaceAllString(runes, "$1") {
 			rest += string([]byte{byte(r)})
 		}
-		var want []answer
-		for rest != "" {
-			var line string
-			line, rest, _ = strings.Cut(rest, "\n")
-			line = strings.TrimSuffix(line, "\r")
-			if len(line) > 1024 {
-				want = append(want, answer{strings.TrimSpace(line[:1024]), ErrTooLong})
+		var want []string
+		for line := range strings.Lines(rest) {
+			if line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"); len(line) > 1024 {
+				want = append(want, strings.TrimSpace(line[:1024])+tooLong)
 			} else {
-				want = append(want, answer{strings.TrimSpace(line), nil})
+				want = append(want, strings.TrimSpace(line))
 			}
 		}
-		cuts := []int{1 << 20}
-		for i, size := range sizes {
-			cuts = append(cuts[:i], int(size))
-		}
-		synctest.Test(t, func(t *testing.T) { // for the pauses
-			got, end := askAll(new(Writers).Conn(&script{pieces: split(string(input), cuts...)}))
-			if end != io.EOF || !reflect.DeepEqual(got, want) {
-				t.Errorf("of %q in pieces of %v: got %v and %v, want %v and EOF", input, cuts, got, end, want)
-			}
-		})
+		mustAnswer(t, input, append(sizes, 64), want...)
 	})
 }
 
-// An endless line is answered once, while it is still coming; what follows is
-// dropped up to the newline.
-func TestAskEndless(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		come := 0
-		go func() {
-			for ; come < 512<<10; come += 64 {
-				io.WriteString(peer, strings.Repeat("x", 64))
-			}
-			io.WriteString(peer, "\nok\n")
-		}()
-		if typed, err := c.Ask(); err != ErrTooLong || typed != strings.Repeat("x", 1024) {
-			t.Fatalf("got %v, want the first 1024 bytes, and ErrTooLong", answer{typed, err})
-		}
-		if synctest.Wait(); come > 1200 {
-			t.Errorf("the answer came only after %d bytes", come)
-		}
-		if typed, err := c.Ask(); typed != "ok" || err != nil {
-			t.Errorf("after the long line: %v, want \"ok\"", answer{typed, err})
-		}
-	})
-}
-
-// Whoever sends more than a person is slowed down to one line each 20 ms; who
-// has been quiet has earned a burst again, but never more than one.
+// Whoever sends more than a person is slowed down to one line each 20 ms; who has been quiet has earned a burst again,
+// but never more than one.
 func TestAskPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
-		go func() { // as many lines as the reader takes
-			for _, err := io.WriteString(peer, "1\n"); err == nil; _, err = io.WriteString(peer, "1\n") {
-			}
-		}()
+	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+		go io.WriteString(peer, strings.Repeat("1\n", 1000))
 		read := func(lines int, want time.Duration) {
 			t.Helper()
 			start := time.Now()
 			for range lines {
-				if typed, err := c.Ask(); typed != "1" || err != nil {
-					t.Fatalf("got %v", answer{typed, err})
-				}
+				mustAsk(t, c, "1", nil)
 			}
-			if took := time.Since(start); took != want {
-				t.Errorf("%d lines took %v, want %v", lines, took, want)
-			}
+			mustTake(t, start, want)
 		}
 		read(100, 0)
-		read(1, 20*time.Millisecond)
-		read(49, 980*time.Millisecond)
+		read(50, time.Second)
 		time.Sleep(time.Second)
 		read(50, 0)
 		read(10, 200*time.Millisecond)
@@ -223,113 +133,82 @@ func TestAskPace(t *testing.T) {
 	})
 }
 
-// What is dropped is slowed down as well.
+// An endless line is answered at once, while it is still coming. What follows is dropped, as telnet's own bytes are, but
+// slowed down as well: 20 ms for 64 bytes.
 func TestAskPaceOfDropped(t *testing.T) {
-	tests := []struct {
-		name, input string
-		want        time.Duration // for a read of 64 bytes each, and a newline, less the burst of 100
-	}{
-		{"a long line", strings.Repeat("x", 200*64) + "\n", 101 * 20 * time.Millisecond},
-		{"telnet", strings.Repeat("\xff\xf1", 200*32), 100 * 20 * time.Millisecond},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c, peer := pipe(t, crew(t, 1))
-				go typeIn(peer, tt.input)
-				start := time.Now()
-				if _, end := askAll(c); end != io.EOF {
-					t.Fatal(end)
-				}
-				if took := time.Since(start); took != tt.want {
-					t.Errorf("it took %v, want %v", took, tt.want)
-				}
-			})
-		})
-	}
+	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+		long := strings.Repeat("x", 200*64)
+		go io.WriteString(peer, long+"\n"+strings.Repeat("\xff\xf1", 100*32)+"ok\n")
+		start := time.Now()
+		mustAsk(t, c, long[:1024], ErrTooLong)
+		mustTake(t, start, 0)
+		mustAsk(t, c, "ok", nil)
+		mustTake(t, start, (200+1+101+1-100)*20*time.Millisecond) // with two newlines, and less the burst
+	})
 }
 
-// A peer that takes nothing back is not asked on: its lines wait until it does.
+// A peer that takes nothing back is not asked on: its lines wait until it has taken the last byte.
 func TestAskFlushes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
+	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
 		go io.WriteString(peer, "1\n2\n")
-		start := time.Now()
-		for i, want := range []string{"1", "2"} {
+		for _, want := range []string{"1", "2"} {
+			start := time.Now()
 			go func() {
-				time.Sleep(5 * time.Second)
-				io.ReadFull(peer, make([]byte, len("answer")))
+				time.Sleep(3 * time.Second)
+				mustRead(t, peer, "an answe")
+				time.Sleep(2 * time.Second)
+				mustRead(t, peer, "r")
 			}()
+			c.Tell("an ")
 			c.Tell("answer")
-			if typed, err := c.Ask(); typed != want || err != nil {
-				t.Fatalf("got %v", answer{typed, err})
-			}
-			if took, want := time.Since(start), time.Duration(i+1)*5*time.Second; took != want {
-				t.Errorf("asked after %v, want %v", took, want)
-			}
+			go c.Flush()
+			synctest.Wait() // until Flush waits as well
+			mustAsk(t, c, want, nil)
+			mustTake(t, start, 5*time.Second)
 		}
 	})
 }
 
-// After End there is nothing to ask any more, whatever the peer has sent.
+// After End there is nothing to ask any more, whatever the peer has sent, and neither for who waits already.
 func TestAskAfterEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for _, begun := range []bool{false, true} {
-			c, peer := pipe(t, crew(t, 1))
-			if begun {
-				go typeIn(peer, "1\n2\n") // and the end
-				if typed, err := c.Ask(); typed != "1" || err != nil {
-					t.Fatalf("got %v", answer{typed, err})
-				}
-			} else {
-				go func() {
-					synctest.Wait() // until Ask waits
-					c.End("")
-				}()
-			}
-			for range 2 {
-				if begun {
-					c.End("")
-				}
-				start := time.Now()
-				if typed, err := c.Ask(); typed != "" || err == nil || err == io.EOF || time.Since(start) != 0 {
-					t.Errorf("got %v after %v", answer{typed, err}, time.Since(start))
-				}
-			}
+	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+		go io.WriteString(peer, "1\n2\n")
+		mustAsk(t, c, "1", nil)
+		c.End("")
+		waits, _ := pipe(t, c.writers)
+		go func() {
+			synctest.Wait() // until Ask waits
+			waits.End("")
+		}()
+		start := time.Now()
+		for _, c := range []*Conn{c, c, waits, waits} {
+			mustAsk(t, c, "", errEnded)
 			mustErr(t, c, nil)
-			c.Close()
 		}
+		c.Close()
+		waits.Close()
+		mustTake(t, start, 0)
 	})
 }
 
 // failing is a connection of which the network has an error to tell.
 type failing struct{ net.Conn }
 
-var errNetwork = errors.New("no route to host")
+func (failing) Read([]byte) (int, error)  { return 3, syscall.EHOSTUNREACH }
+func (failing) Write([]byte) (int, error) { return 3, syscall.EHOSTUNREACH }
 
-func (failing) Read([]byte) (int, error)  { return 3, errNetwork }
-func (failing) Write([]byte) (int, error) { return 3, errNetwork }
-
-// A connection from which one cannot read, or to which one cannot write, has failed, and
-// every Ask says why; what came before does not count.
+// A connection from which one cannot read, or to which one cannot write, has failed, and every Ask says why; what came
+// before does not count.
 func TestFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for _, words := range []string{"", "hello"} {
-			ours, peer := net.Pipe()
-			c := crew(t, 1).Conn(failing{ours})
-			if words != "" {
-				c.Tell("%s", words)
-				c.Flush()
-				mustErr(t, c, errNetwork)
-			}
-			for range 2 {
-				if typed, err := c.Ask(); typed != "" || err != errNetwork {
-					t.Errorf("got %v", answer{typed, err})
-				}
-				mustErr(t, c, errNetwork)
-			}
+	for _, use := range []func(c *Conn){func(c *Conn) { c.Ask() }, func(c *Conn) { c.Tell("hello"); c.Flush() }} {
+		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+			c.net = failing{c.net}
+			use(c)
+			mustErr(t, c, syscall.EHOSTUNREACH)
+			mustAsk(t, c, "", syscall.EHOSTUNREACH)
+			mustErr(t, c, syscall.EHOSTUNREACH)
 			c.Close() // waits for no End
 			mustReadAll(t, peer, "")
-		}
-	})
+		})
+	}
 }

@@ -1,18 +1,17 @@
-// Package lineconn holds a conversation in lines with a peer that nobody can
-// trust, over any net.Conn: it may send too much, too fast or too long lines,
-// read nothing, close one side or vanish.
+// Package lineconn holds a conversation in lines with a peer that nobody can trust, over any net.Conn: it may send too
+// much, too fast or too long lines, read nothing, close one side or vanish.
 //
-// Input is read by the one goroutine that calls [Conn.Ask]. Output is queued,
-// which never waits, and written by a fixed crew of [Writers], so that a
-// connection that has nothing to say costs one goroutine (its reader) and a few
-// hundred bytes. A write that the kernel does not take at once is finished by a
-// goroutine of its own, which ends with it: a peer that does not read holds up nobody else.
+// Input is read by the one goroutine that calls [Conn.Ask]. Output is queued, which never waits, and written by a fixed
+// crew of [Writers], so that a connection that has nothing to say costs one goroutine (its reader) and a few hundred
+// bytes. A write that the kernel does not take at once is finished by a goroutine of its own, which ends with it: a peer
+// that does not read holds up nobody else.
 //
-// A connection ends with End, which sends the last words, and Close, which waits
-// until they were written. To cut off is to close at once.
+// A connection ends with End, which sends the last words, and Close, which waits until they were written. To cut off is
+// to close at once.
 package lineconn
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -25,49 +24,44 @@ import (
 )
 
 const (
-	// Patience is how long a peer may take nothing, although something waits
-	// for it, before it is cut off. It is longer than the 10 s in which a slow one takes some:
-	// the kernel tells of what was taken only in chunks of up to 110 KB. It is counted in steps,
-	// so that time in which this process did not run is one step at most.
+	// Patience is how long a peer may take nothing, although something waits for it, before it is cut off. It is longer
+	// than the 10 s in which a slow one takes some: the kernel tells of what was taken only in chunks of up to 110 KB.
+	// It is counted in steps, so that time in which this process did not run is one step at most.
 	Patience = 30 * time.Second
 
-	// MaxWaiting is how many bytes of messages may wait for a peer; with more
-	// it is cut off. Each counts messageCost more than its text. What all peers share
-	// does not count: a status, of which only the newest waits, and the text of a notice of more than 16 KiB.
+	// MaxWaiting is how many bytes of messages may wait for a peer; with more it is cut off. Each counts messageCost
+	// more than its text. What all peers share does not count: a status, of which only the newest waits, and the text of
+	// a notice of more than 16 KiB.
 	MaxWaiting = 256 << 10
 
 	messageCost = 128         // bytes, about what it takes to hold a message besides its text
 	step        = time.Second // what one write may take before the peer's progress is looked at
 	batch       = 64          // connections that a writer takes at once: taking them costs little, and all writers end at about the same time
 
-	// A silent peer is asked for a sign of life after keepAliveIdle and then
-	// every keepAliveInterval, until it has given none for keepAliveCount times.
+	// A silent peer is asked for a sign of life after keepAliveIdle and then every keepAliveInterval, until it has given
+	// none for keepAliveCount times.
 	keepAliveIdle     = 30 * time.Second
 	keepAliveInterval = 10 * time.Second
 	keepAliveCount    = 6
 )
 
 var (
-	// ErrNotReading is the error of a connection whose peer did not take what
-	// was sent to it.
+	// ErrNotReading is the error of a connection whose peer did not take what was sent to it.
 	ErrNotReading = errors.New("the peer does not read")
 
 	errEnded      = errors.New("the conversation has ended")
 	errWouldBlock = errors.New("the write would block")
 )
 
-// Listen listens on a TCP address, host:port. What it accepts is fit for peers
-// that nobody can trust: the kernel's buffers for one are bounded (on Linux),
-// and one that is gone without a word is noticed within a minute of the first thing
-// it was sent (on Linux), and within two minutes of silence.
+// Listen listens on a TCP address, host:port. What it accepts is fit for peers that nobody can trust: the kernel's
+// buffers for one are bounded (on Linux), and one that is gone without a word is noticed within a minute of the first
+// thing it was sent (on Linux), and within two minutes of silence.
 func Listen(addr string) (*net.TCPListener, error) {
 	config := listenConfig()
 	config.SetMultipathTCP(false) // which does not know all of the options
 	l, err := config.Listen(context.Background(), "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.TCPListener), nil
+	listener, _ := l.(*net.TCPListener) // nil if there is an error
+	return listener, err
 }
 
 // Writers is the crew that writes for the connections it made.
@@ -76,8 +70,7 @@ type Writers struct {
 	done  sync.WaitGroup
 }
 
-// NewWriters starts a crew of n goroutines; one for each processor is enough,
-// since none of them ever waits for a peer.
+// NewWriters starts a crew of n goroutines; one for each processor is enough, since none of them ever waits for a peer.
 func NewWriters(n int) *Writers {
 	w := &Writers{ready: make(chan []*Conn, 1024)}
 	for range n {
@@ -91,15 +84,13 @@ func NewWriters(n int) *Writers {
 	return w
 }
 
-// Close ends the crew. All of its connections must have been closed or cut off,
-// and nobody may be sending to them any more.
+// Close ends the crew. All of its connections must have been closed or cut off, and nobody may send to them any more.
 func (w *Writers) Close() {
 	close(w.ready)
 	w.done.Wait()
 }
 
-// start has the crew write what waits for conns. It does not wait itself: if all places
-// are taken, a helper of the moment does it.
+// start has the crew write what waits for conns, or, if all places are taken, a helper of the moment: it never waits.
 func (w *Writers) start(conns []*Conn) {
 	for some := range slices.Chunk(conns, batch) {
 		select {
@@ -110,65 +101,70 @@ func (w *Writers) start(conns []*Conn) {
 	}
 }
 
-// A tryWrite writes to a socket as much of p, which is not empty, as the kernel takes
-// without waiting, and returns how many bytes that are; errWouldBlock means none, for now.
-// It serves one goroutine, who must be the only one that writes to raw.
+// A tryWrite writes to a socket as much of p, which is not empty, as the kernel takes without waiting, and returns how
+// many bytes that are; errWouldBlock means none, for now. It serves one goroutine, the only one that writes to raw.
 type tryWrite func(raw syscall.RawConn, p []byte) (n int, err error)
 
 // writeAll writes for each of conns what the kernel takes without waiting.
 func writeAll(conns []*Conn, write tryWrite) {
 	for _, c := range conns {
-		var n int
-		var err error
+		n, err := 0, error(nil)
 		for p := c.next(0); p != nil; p = c.next(n) {
 			if n, err = write(c.raw, p); err != nil {
 				break
 			}
 		}
-		switch {
-		case err == errWouldBlock:
+		if err == errWouldBlock {
 			go c.writePatiently()
-		case err != nil:
+		} else if err != nil {
 			c.fail(err)
 		}
 	}
 }
 
-// Conn is one connection. Any goroutine may call its methods, but Ask and Close
-// only one, its reader, and SetPrompt only the owner of its Group.
+// Conn is one connection. Any goroutine may call its methods, but Ask and Close only one, its reader, and SetPrompt only
+// the owner of its Group.
 type Conn struct {
 	net     net.Conn
 	raw     syscall.RawConn // nil if net is no socket
 	writers *Writers
 
-	membership // the group's owner's
+	// The group's owner's:
+	prompt string
+	place  *list.Element // nil: in no group
+	due    time.Time     // of the next broadcast
 
-	mu      sync.Mutex    // guards what follows; held for a few instructions only
-	busy    bool          // one goroutine, or one place in writers.ready, is seeing to the queue
-	begun   bool          // queue[0] may be written in part
-	ended   bool          // no more messages, and no more input
-	queue   []*message    // the messages not yet written; nil: none
-	slots   [2]*message   // where a short queue stands
-	part    int           // of queue[0], the part that is written next
-	offset  int           // in that part
-	waiting int           // the cost of the queue
-	err     error         // why the connection is of no use any more
-	changed chan struct{} // closed when what Flush and Close wait for may have come; nil: nobody waits
+	mu           sync.Mutex // guards what follows; held for a few instructions only
+	busy         bool       // one goroutine, or one place in writers.ready, is seeing to the messages
+	ended        bool       // no more messages, and no more input
+	begun        *message   // is being written; nil: none
+	part, offset int        // of begun: the part that is written next, and where in it
+	queue        []*message // not yet begun
+	waiting      int        // the cost of begun and queue
+	err          error      // why the connection is of no use any more
+	changed      sync.Cond  // rings when what Flush and Close wait for may have come
 
-	input // the reader's
+	// The reader's:
+	in             [readBuffer]byte // in[inStart:inEnd] is not yet part of a line
+	inStart, inEnd int
+	paidFor        time.Time // pieces are paid for, a pause each, until then
+	inOver         bool      // there is no more input behind in
+	skip           bool      // drop input up to the next newline
+	telnet         telnet
 }
 
 // Conn makes a connection of c, which it owns from then on.
 func (w *Writers) Conn(c net.Conn) *Conn {
 	conn := &Conn{net: c, writers: w}
+	conn.changed.L = &conn.mu
 	if s, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = s.SyscallConn() // an error leaves nil: then every write is a patient one
 	}
 	return conn
 }
 
-// Tell sends c a text, formatted as by fmt.Sprintf, then its prompt. It does
-// nothing on a connection that has ended or failed.
+// Tell sends c a text, formatted as by fmt.Sprintf, then its prompt. It does nothing on a connection that has ended or
+// failed.
 func (c *Conn) Tell(format string, args ...any) {
 	c.send(textMessage(fmt.Sprintf(format, args...)+c.prompt), false)
 }
@@ -176,8 +172,8 @@ func (c *Conn) Tell(format string, args ...any) {
 // Show sends c a notice, then its prompt, in the way of Tell.
 func (c *Conn) Show(n *Notice) { c.send(n.before(c.prompt), false) }
 
-// End sends the last words, which may be empty: what is sent later is dropped, and
-// Ask waits for no more input. A second End is no harm and says nothing.
+// End sends the last words, which may be empty: what is sent later is dropped, and Ask waits for no more input. A second
+// End is no harm and says nothing.
 func (c *Conn) End(words string) { c.send(textMessage(words), true) }
 
 // send queues m, which is the last message if last is true, and has the crew write it.
@@ -187,8 +183,8 @@ func (c *Conn) send(m *message, last bool) {
 	}
 }
 
-// queueUp puts m into the queue, and reports whether the caller must start the
-// writers, since nobody sees to it yet. If too much waits, the peer is cut off.
+// queueUp puts m into the queue, and reports whether the caller must start the writers, since nobody sees to it yet. If
+// too much waits, the peer is cut off.
 func (c *Conn) queueUp(m *message, last bool) bool {
 	c.mu.Lock()
 	if c.err != nil || c.ended {
@@ -199,15 +195,12 @@ func (c *Conn) queueUp(m *message, last bool) bool {
 		c.net.SetReadDeadline(time.Unix(1, 0)) // ends a Read; set before Close sets its own
 	}
 	if m.replaceable {
-		c.dropReplaceable()
+		c.queue = slices.DeleteFunc(c.queue, func(old *message) bool { return old.replaceable })
 	}
 	if c.waiting+m.cost > MaxWaiting {
 		c.mu.Unlock()
 		c.fail(ErrNotReading)
 		return false
-	}
-	if c.queue == nil {
-		c.queue = c.slots[:0]
 	}
 	c.queue = append(c.queue, m)
 	c.waiting += m.cost
@@ -217,45 +210,35 @@ func (c *Conn) queueUp(m *message, last bool) bool {
 	return idle
 }
 
-// dropReplaceable takes the replaceable messages that are not begun out of the
-// queue. The caller holds mu.
-func (c *Conn) dropReplaceable() {
-	from := 0
-	if c.begun {
-		from = 1
-	}
-	kept := slices.DeleteFunc(c.queue[from:], func(m *message) bool { return m.replaceable })
-	c.queue = c.queue[:from+len(kept)]
-}
-
-// next notes that n bytes more are written and returns those to write now. It
-// returns nil when there are none: then the caller no longer sees to the queue.
+// next notes that n bytes more are written and returns those to write now. It returns nil when there are none: then the
+// caller no longer sees to the messages.
 func (c *Conn) next(n int) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.offset += n
-	for len(c.queue) > 0 {
-		m := c.queue[0]
-		for c.part < len(m.parts) {
-			if rest := m.parts[c.part][c.offset:]; len(rest) > 0 {
-				c.begun = true
+	for c.begun != nil || len(c.queue) > 0 {
+		if c.begun == nil {
+			c.begun = c.queue[0]
+			c.queue = slices.Delete(c.queue, 0, 1)
+		}
+		for ; c.part < len(c.begun.parts); c.part, c.offset = c.part+1, 0 {
+			if rest := c.begun.parts[c.part][c.offset:]; len(rest) > 0 {
 				return rest
 			}
-			c.part, c.offset = c.part+1, 0
 		}
-		c.part, c.begun = 0, false
-		c.waiting -= m.cost
-		c.queue[0] = nil
-		c.queue = c.queue[1:]
+		c.waiting -= c.begun.cost
+		c.begun, c.part = nil, 0
 	}
-	c.queue = nil
+	if cap(c.queue) > 4 {
+		c.queue = nil // it is kept only while it is short
+	}
 	c.busy = false
-	c.signal()
+	c.changed.Broadcast()
 	return nil
 }
 
-// writePatiently writes what waits, at the pace of the peer. It cuts a peer
-// off that takes nothing in as many steps in a row as make up Patience.
+// writePatiently writes what waits, at the pace of the peer. It cuts a peer off that takes nothing in as many steps in a
+// row as make up Patience.
 func (c *Conn) writePatiently() {
 	n, idle := 0, 0
 	for p := c.next(0); p != nil; p = c.next(n) {
@@ -280,13 +263,12 @@ func (c *Conn) writePatiently() {
 	}
 }
 
-// fail closes the connection because of err, unless it has failed before. What
-// waits is not sent any more.
+// fail closes the connection because of err, unless it has failed before. What waits is not sent any more.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = false
-	c.signal()
+	c.changed.Broadcast()
 	if c.err != nil {
 		return
 	}
@@ -297,31 +279,12 @@ func (c *Conn) fail(err error) {
 	c.net.Close()
 }
 
-// Err says why the connection is of no use any more: ErrNotReading, net.ErrClosed
-// after Close and CutOff, or what the network said; nil if it is open.
+// Err says why the connection is of no use any more: ErrNotReading, net.ErrClosed after Close and CutOff, or what the
+// network said; nil if it is open.
 func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
-}
-
-// wait waits for a signal. The caller holds mu.
-func (c *Conn) wait() {
-	if c.changed == nil {
-		c.changed = make(chan struct{})
-	}
-	changed := c.changed
-	c.mu.Unlock()
-	<-changed
-	c.mu.Lock()
-}
-
-// signal wakes those who wait. The caller holds mu.
-func (c *Conn) signal() {
-	if c.changed != nil {
-		close(c.changed)
-		c.changed = nil
-	}
 }
 
 // Flush waits until the kernel has all that was sent, or the connection has failed.
@@ -329,18 +292,17 @@ func (c *Conn) Flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.busy {
-		c.wait()
+		c.changed.Wait()
 	}
 }
 
-// Close waits for End and until all is written, then closes the connection so
-// that the last words arrive: a close with input unread would destroy them, so the
-// own side is ended first and input dropped until the peer ends its side or
+// Close waits for End and until all is written, then closes the connection so that the last words arrive: a close with
+// input unread would destroy them, so the own side is ended first and input dropped until the peer ends its side or
 // linger is over. If the connection has failed, it returns at once.
 func (c *Conn) Close() {
 	c.mu.Lock()
 	for (c.busy || !c.ended) && c.err == nil {
-		c.wait()
+		c.changed.Wait()
 	}
 	c.mu.Unlock()
 	half, ok := c.net.(interface{ CloseWrite() error })

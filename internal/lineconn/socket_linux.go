@@ -9,20 +9,19 @@ import (
 )
 
 const (
-	// What the kernel holds for a peer, in bytes; it takes twice as much, for
-	// its own bookkeeping, and up to 64 KiB more than that to send.
+	// What the kernel holds for a peer, in bytes; it takes twice as much, for its own bookkeeping, and up to 64 KiB more
+	// than that to send.
 	sendBuffer    = 64 << 10
 	receiveBuffer = 24 << 10
 
-	// userTimeout is how long a peer may confirm nothing of what it was sent, or
-	// have no room for more, before the kernel gives it up.
+	// userTimeout is how long a peer may confirm nothing of what it was sent, or have no room for more, before the
+	// kernel gives it up.
 	userTimeout = 50 * time.Second
 
 	tcpUserTimeout = 18 // TCP_USER_TIMEOUT, which package syscall lacks on some processors
 )
 
-// listenConfig sets the options on the listening socket: what it accepts inherits
-// them, without a system call for each connection.
+// listenConfig sets the options on the listening socket: what it accepts inherits them, without system calls for each.
 func listenConfig() net.ListenConfig {
 	set := func(_, _ string, raw syscall.RawConn) error {
 		var errs []error
@@ -44,9 +43,9 @@ func listenConfig() net.ListenConfig {
 	return net.ListenConfig{Control: set, KeepAlive: -1} // none of package net's own
 }
 
-// newTryWrite makes a tryWrite, which allocates nothing. Control, unlike RawConn.Write, does
-// not see to it that nobody else writes, and a raw system call does not tell the
-// scheduler, which need not know of a call that never waits: both are faster for it.
+// newTryWrite makes a tryWrite, which allocates nothing. Control, unlike RawConn.Write, does not see to it that nobody
+// else writes, and a raw system call does not tell the scheduler, which need not know of a call that never waits: both
+// are faster for it.
 func newTryWrite() tryWrite {
 	var p []byte
 	var n uintptr

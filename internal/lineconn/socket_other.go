@@ -7,16 +7,15 @@ import (
 	"syscall"
 )
 
-// listenConfig has the keep-alive set for each connection that is accepted. The
-// kernel's buffers stay as they are.
+// listenConfig has the keep-alive set for each connection that is accepted. The kernel's buffers stay as they are.
 func listenConfig() net.ListenConfig {
 	return net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
 	}}
 }
 
-// newTryWrite makes a tryWrite that leaves all to patient writes, so that each message
-// takes a goroutine for as long as it is written.
+// newTryWrite makes a tryWrite that leaves all to patient writes, so that each message takes a goroutine for as long as
+// it is written.
 func newTryWrite() tryWrite {
 	return func(syscall.RawConn, []byte) (int, error) { return 0, errWouldBlock }
 }

@@ -26,11 +26,16 @@ func openLocked(name string) (*os.File, error) {
 	return f, nil
 }
 
-// openFolder opens the folder of the file name, or of the file that name is a link to.
-func openFolder(name string) (disk, error) {
-	name, err := filepath.EvalSymlinks(name)
+// SyncFolder syncs the folder of the file, or of the file that its name is a link to.
+func (f lockedFile) SyncFolder() error {
+	name, err := filepath.EvalSymlinks(f.Name())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return os.Open(filepath.Dir(name))
+	folder, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return folder.Sync()
 }

@@ -8,13 +8,12 @@ import (
 // openLocked opens or creates name; others may read it meanwhile, not write, move or delete it. It fails with ErrInUse.
 func openLocked(name string) (*os.File, error) {
 	path, err := syscall.UTF16PtrFromString(name)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	var h syscall.Handle
+	if err == nil {
+		h, err = syscall.CreateFile(path, syscall.GENERIC_READ|syscall.GENERIC_WRITE, syscall.FILE_SHARE_READ, nil,
+			syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	}
-	h, err := syscall.CreateFile(path, syscall.GENERIC_READ|syscall.GENERIC_WRITE, syscall.FILE_SHARE_READ, nil,
-		syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
-	const sharingViolation = syscall.Errno(32)
-	if err == sharingViolation {
+	if err == syscall.Errno(32) { // a sharing violation
 		err = ErrInUse
 	}
 	if err != nil {
@@ -23,11 +22,5 @@ func openLocked(name string) (*os.File, error) {
 	return os.NewFile(uintptr(h), name), nil
 }
 
-// openFolder returns a folder that needs no syncing: Windows keeps folders by itself.
-func openFolder(string) (disk, error) { return folder{}, nil }
-
-// folder is a folder that is durable already.
-type folder struct{ disk }
-
-func (folder) Sync() error  { return nil }
-func (folder) Close() error { return nil }
+// SyncFolder does nothing: Windows keeps folders by itself.
+func (lockedFile) SyncFolder() error { return nil }

@@ -1,42 +1,40 @@
 // Package linefile keeps lines durable in a file to which they are only ever added.
 //
-// The file is a sequence of lines, each ended by a newline, and nothing else. A line
-// counts if its newline is there. What stands after the last newline is the tail.
-// How to tell that a line is as it was written is up to the caller.
+// The file is a sequence of lines, each ended by a newline, and nothing else. A line counts if its newline is there.
+// What stands after the last newline is the tail. How to tell that a line is as it was written is up to the caller.
 //
-// Append writes a line with its newline at the end and syncs the file, so that a line is
-// on disk before anybody is told of it. A crash before that leaves nothing of it, all of
-// it, or a part without newline: the tail. CutTail removes a tail, as the next Append does;
-// KeepTail makes it a line. If writing or syncing fails, what was written is taken back; if
-// even that fails, the next change does it first: nothing is ever written behind the remains
-// of a line. A new file could be gone after a crash, so its folder is synced too.
+// Append writes a line with its newline at the end and syncs the file, so that a line is on disk before anybody is told
+// of it. A crash before that leaves nothing of it, all of it, or a part without newline: the tail. CutTail removes a
+// tail, as the next Append does; KeepTail makes it a line. If writing or syncing fails, what was written is taken back;
+// if even that fails, the next change does it first: nothing is ever written behind the remains of a line. A new file
+// could be gone after a crash, so its folder is synced too.
 //
-// Open locks the file, but an editor does not ask for locks. So each change first looks
-// whether the file is as we left it, and else fails with ErrChanged. What this cannot see: an
-// edit that leaves the size and comes within a tick of the system's clock (some ms) of ours.
+// Open locks the file, but an editor does not ask for locks. So each change first looks whether the file is as we left
+// it, and else fails with ErrChanged. What this cannot see: an edit that leaves the size and comes within a tick of the
+// system's clock (some ms) of ours.
 package linefile
 
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"runtime"
-	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
 // MaxLine is the longest line of a chain in bytes, without its newline.
 const MaxLine = 64 << 10
 
-// ErrInUse is why a file cannot be opened that is open already, in this process or another.
-var ErrInUse = errors.New("it is in use by another process")
-
-// ErrChanged is why a change fails after somebody else has moved, replaced, deleted, edited, cut or extended the file.
-var ErrChanged = errors.New("somebody else has changed it")
+var (
+	ErrInUse   = errors.New("it is in use by another process") // why Open fails on a file that is open already, here or there
+	ErrChanged = errors.New("somebody else has changed it")    // why a change fails: moved, replaced, deleted, edited, cut or extended
+)
 
 // File is an open file of lines. It has one owner.
 type File struct {
@@ -47,15 +45,19 @@ type File struct {
 	left  os.FileInfo // the file after our last change; nil: not known
 }
 
-// disk is what a File needs of an *os.File.
+// disk is what a File needs of a lockedFile.
 type disk interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
 	Truncate(size int64) error
 	Sync() error
+	SyncFolder() error // so that a new file is there after a crash
 	Stat() (os.FileInfo, error)
 }
+
+// lockedFile is the disk that openLocked has opened.
+type lockedFile struct{ *os.File }
 
 // Open opens the file name, which it creates if there is none, and locks it. It fails with ErrInUse, or if that is no
 // regular file. It reads no more than the tail and 64 KiB. The file of the empty name takes lines and keeps none.
@@ -67,17 +69,11 @@ func Open(name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder, err := openFolder(name)
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return open(name, file, folder)
+	return open(name, lockedFile{file})
 }
 
-// open makes a File of what Open has opened. It closes folder, and file as well if it fails.
-func open(name string, file, folder disk) (*File, error) {
-	defer folder.Close()
+// open makes a File of what Open has opened. If it fails, it closes that.
+func open(name string, file disk) (*File, error) {
 	f := &File{name: name, disk: file}
 	err := f.remember()
 	if err == nil && !f.left.Mode().IsRegular() {
@@ -88,8 +84,7 @@ func open(name string, file, folder disk) (*File, error) {
 		f.whole, err = wholeLines(file, f.end)
 	}
 	if err == nil {
-		err = folder.Sync()
-		if errors.Is(err, syscall.EINVAL) {
+		if err = file.SyncFolder(); errors.Is(err, syscall.EINVAL) {
 			err = nil // folders cannot be synced on this file system
 		}
 	}
@@ -102,16 +97,17 @@ func open(name string, file, folder disk) (*File, error) {
 
 // wholeLines returns the length of the first size bytes of r up to and with their last newline.
 func wholeLines(r io.ReaderAt, size int64) (int64, error) {
-	block := make([]byte, 64<<10)
+	buf := make([]byte, 64<<10)
 	for size > 0 {
-		part := block[:min(size, int64(len(block)))]
+		part := buf[:min(size, int64(len(buf)))]
 		size -= int64(len(part))
 		if n, err := r.ReadAt(part, size); n < len(part) {
 			return 0, fmt.Errorf("looking for the last line: %w", err)
 		}
-		if i := bytes.LastIndexByte(part, '\n'); i >= 0 {
-			return size + int64(i) + 1, nil
+		if bytes.IndexByte(part, '\n') < 0 { // which is much faster than LastIndexByte
+			continue
 		}
+		return size + int64(bytes.LastIndexByte(part, '\n')) + 1, nil
 	}
 	return 0, nil
 }
@@ -130,7 +126,7 @@ func (f *File) Append(line []byte) error {
 	if f.disk == nil {
 		return nil
 	}
-	return f.write(f.whole, slices.Concat(line, []byte{'\n'}))
+	return f.write(f.whole, append(bytes.Clone(line), '\n'))
 }
 
 // KeepTail makes the tail that Open found a line. When it returns nil, the line is on disk, or there is no
@@ -168,15 +164,13 @@ func (f *File) Close() error {
 
 // prepare cuts the file to end bytes, if it is as we left it. It fails with ErrChanged if not.
 func (f *File) prepare(end int64) error {
-	if f.left == nil {
-		if err := f.remember(); err != nil {
-			return err
-		}
-	}
 	there, err := os.Stat(f.name)
+	if err == nil && f.left == nil {
+		err = f.remember()
+	}
 	var what string
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist):
 		what = "it is gone"
 	case err != nil:
 		return err
@@ -231,6 +225,7 @@ func (f *File) remember() (err error) {
 }
 
 // Lines is a reading of lines: a [bufio.Scanner] that counts them. Its memory is bounded by the longest line.
+// Scan goes on to the next whole line. It returns false when there is none, or after an error.
 type Lines struct {
 	*bufio.Scanner
 	max    int
@@ -242,29 +237,18 @@ type Lines struct {
 func NewLines(r io.Reader, max int) *Lines {
 	l := &Lines{Scanner: bufio.NewScanner(r), max: max}
 	l.Buffer(make([]byte, min(max+1, 64<<10)), max+1)
-	l.Split(l.split)
+	l.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
+		if i := bytes.IndexByte(data, '\n'); i >= 0 {
+			l.number++
+			return i + 1, data[:i], nil
+		}
+		if atEOF {
+			l.tail = bytes.Clone(data)
+			return 0, nil, bufio.ErrFinalToken
+		}
+		return 0, nil, nil
+	})
 	return l
-}
-
-// split tells the Scanner where a line ends, and keeps the tail.
-func (l *Lines) split(data []byte, atEOF bool) (advance int, line []byte, err error) {
-	if i := bytes.IndexByte(data, '\n'); i >= 0 {
-		return i + 1, data[:i], nil
-	}
-	if atEOF {
-		l.tail = bytes.Clone(data)
-		return 0, nil, bufio.ErrFinalToken
-	}
-	return 0, nil, nil
-}
-
-// Scan goes on to the next whole line. It returns false when there is none, or after an error.
-func (l *Lines) Scan() bool {
-	ok := l.Scanner.Scan()
-	if ok {
-		l.number++
-	}
-	return ok
 }
 
 // Number returns the number of the line last scanned, from 1.
@@ -276,11 +260,28 @@ func (l *Lines) Tail() []byte { return l.tail }
 // Err returns what ended the reading early, and on which line; nil if nothing did.
 func (l *Lines) Err() error {
 	err := l.Scanner.Err()
-	if err == nil {
-		return nil
-	}
 	if err == bufio.ErrTooLong {
 		err = fmt.Errorf("it is longer than %d bytes", l.max)
 	}
-	return fmt.Errorf("line %d: %w", l.number+1, err)
+	if err != nil {
+		err = fmt.Errorf("line %d: %w", l.number+1, err)
+	}
+	return err
+}
+
+// Decode reads the JSON of a line into v, which is a pointer. A value has one spelling in a file, that of encoding/json:
+// what is written otherwise is an error, so that no byte of a line can be changed unnoticed.
+func Decode(line []byte, v any) error {
+	err := json.Unmarshal(line, v)
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number ") {
+		return fmt.Errorf("bad JSON: %s: the %.60s is no whole number of at most %d bits, which is what this build of the program takes",
+			wrong.Field, wrong.Value, strconv.IntSize)
+	}
+	if err != nil {
+		return fmt.Errorf("bad JSON: %w", err)
+	}
+	if again, err := json.Marshal(v); err != nil || string(again) != string(line) {
+		return fmt.Errorf("bad JSON: it should be %.200s", again)
+	}
+	return nil
 }

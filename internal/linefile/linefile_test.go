@@ -1,12 +1,13 @@
 package linefile
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,38 +17,41 @@ import (
 
 var errDisk = errors.New("the disk is broken") // what a testDisk fails with
 
-// testDisk is a file, or a folder, on which calls fail if a test says so.
+// testDisk is a file on which calls fail if a test says so.
 type testDisk struct {
 	*os.File
-	full                  int64 // it takes no byte from this offset on; 0: it takes all
-	noSync, noCut         error
-	noStat                error
-	meanwhile             func() // happens while it is synced
-	synced                string // what it held at the last sync
-	reads                 int64  // in bytes
-	writes, closes, syncs int
+	full                            int64 // it takes no byte from this offset on; 0: it takes all
+	noSync, noFolder, noCut, noStat error
+	meanwhile                       func() // happens while it is synced
+	synced                          string // what it held at the last sync
+	reads                           int64  // in bytes
+	writes, closes                  int
 }
 
-// openTest opens name on a disk on which nothing fails yet.
-func openTest(t *testing.T, name string) (*testDisk, *File) {
+// openTest makes a file of that content and opens it on a disk on which nothing fails yet.
+func openTest(t *testing.T, content string) (*testDisk, *File) {
 	t.Helper()
+	name := filepath.Join(t.TempDir(), "lines")
+	if err := edit(name, content, 1); err != nil {
+		t.Fatal(err)
+	}
 	file, err := openLocked(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
 	d := &testDisk{File: file}
-	f, err := open(name, d, &testDisk{})
+	f, err := open(name, d)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d, f
 }
 
-// wrote moves the file's time of change on, as a slower test would.
-func (d *testDisk) wrote() {
-	d.writes++
-	os.Chtimes(d.Name(), time.Time{}, time.Unix(int64(d.writes), 0))
+// content returns what the file holds.
+func (d *testDisk) content() string {
+	data, _ := os.ReadFile(d.Name())
+	return string(data)
 }
 
 func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
@@ -56,7 +60,7 @@ func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
 }
 
 func (d *testDisk) WriteAt(p []byte, at int64) (int, error) {
-	defer d.wrote()
+	d.writes++
 	if d.full == 0 || at+int64(len(p)) <= d.full {
 		return d.File.WriteAt(p, at)
 	}
@@ -68,17 +72,16 @@ func (d *testDisk) Truncate(size int64) error {
 	if d.noCut != nil {
 		return d.noCut
 	}
-	defer d.wrote()
+	d.writes++
 	return d.File.Truncate(size)
 }
 
 func (d *testDisk) Sync() error {
-	if d.syncs++; d.meanwhile != nil {
+	if d.meanwhile != nil {
 		d.meanwhile()
 	}
-	if d.noSync == nil && d.File != nil {
-		data, _ := os.ReadFile(d.Name())
-		d.synced = string(data)
+	if d.noSync == nil {
+		d.synced = d.content()
 	}
 	return d.noSync
 }
@@ -90,26 +93,12 @@ func (d *testDisk) Stat() (os.FileInfo, error) {
 	return d.File.Stat()
 }
 
-func (d *testDisk) Close() error {
-	d.closes++
-	return nil
-}
+func (d *testDisk) SyncFolder() error { return d.noFolder }
+func (d *testDisk) Close() error      { d.closes++; return nil }
 
-// file makes a file of that content and returns its name.
-func file(t *testing.T, content string) string {
-	name := filepath.Join(t.TempDir(), "lines")
-	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
-// holds complains if the file does not hold want.
-func holds(t *testing.T, name, want string) {
-	t.Helper()
-	if data, err := os.ReadFile(name); err != nil || string(data) != want {
-		t.Errorf("the file holds %q, want %q; %v", data, want, err)
-	}
+// edit writes a file as others do, at the second when, which is long ago.
+func edit(name, content string, when int64) error {
+	return errors.Join(os.WriteFile(name, []byte(content), 0o644), os.Chtimes(name, time.Time{}, time.Unix(when, 0)))
 }
 
 // read returns the whole lines and the tail.
@@ -128,15 +117,9 @@ func read(t *testing.T, l *Lines) (whole, tail string) {
 
 // do does the steps in turn: A appends a line, "new"; K keeps the tail; C cuts it off.
 func do(f *File, steps string) (err error) {
+	does := map[rune]func() error{'A': func() error { return f.Append([]byte("new")) }, 'K': f.KeepTail, 'C': f.CutTail}
 	for _, step := range steps {
-		switch step {
-		case 'A':
-			err = errors.Join(err, f.Append([]byte("new")))
-		case 'K':
-			err = errors.Join(err, f.KeepTail())
-		case 'C':
-			err = errors.Join(err, f.CutTail())
-		}
+		err = errors.Join(err, does[step]())
 	}
 	return err
 }
@@ -145,27 +128,22 @@ func do(f *File, steps string) (err error) {
 func TestCutAnywhere(t *testing.T) {
 	const content = "one\n\nthree\nfour\n"
 	for at := range len(content) + 1 {
-		whole := content[:strings.LastIndex(content[:at], "\n")+1]
+		whole, kept := content[:strings.LastIndex(content[:at], "\n")+1], content[:at]
 		tail := content[len(whole):at]
-		kept := whole
 		if tail != "" {
-			kept += tail + "\n"
+			kept += "\n"
 		}
 		for steps, want := range map[string]string{
 			"": whole + tail, "A": whole + "new\n", "K": kept, "C": whole,
 			"KA": kept + "new\n", "CKA": whole + "new\n", "AKCA": whole + "new\nnew\n",
 		} {
-			name := file(t, content[:at])
-			d, f := openTest(t, name)
+			d, f := openTest(t, content[:at])
 			if got, rest := read(t, f.Lines(5)); got != whole || rest != tail || f.TailSize() != int64(len(tail)) {
 				t.Errorf("cut at %d: it reads as %q and %q, tail size %d", at, got, rest, f.TailSize())
 			}
-			if err := do(f, steps); err != nil {
-				t.Error(err)
-			}
-			holds(t, name, want)
-			if d.writes > 0 && d.synced != want {
-				t.Errorf("cut at %d, then %s: synced is only %q", at, steps, d.synced)
+			err := do(f, steps)
+			if err != nil || d.content() != want || d.writes > 0 && d.synced != want {
+				t.Errorf("cut at %d, then %s: %v; it holds %q, want %q, and synced is %q", at, steps, err, d.content(), want, d.synced)
 			}
 			if got, rest := read(t, f.Lines(5)); got+rest != want || steps != "" && f.TailSize() != 0 {
 				t.Errorf("cut at %d, then %s: it reads as %q and %q, tail size %d", at, steps, got, rest, f.TailSize())
@@ -174,119 +152,88 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
-// Whatever fails, at whatever byte, it is said, and the file is as before: at the latest when it can be.
+// Whatever fails, at whatever byte, it is said, and the file is as before: at the latest when it can be. The remains of a
+// line that could not be kept are a tail to be cut, not to be kept.
 func TestBrokenDisk(t *testing.T) {
-	for full := int64(4); full < 10; full++ {
-		for broken := range 8 { // each combination of what else fails
-			fault := func(bit int) error {
-				if broken&bit == 0 {
-					return nil
-				}
-				return errDisk
+	for n := range 6 * 8 { // where the disk is full, and each combination of what else fails
+		full, broken := 4+n/8, n%8
+		fault := func(bit int) error {
+			if broken&bit == 0 {
+				return nil
 			}
-			for _, c := range []struct{ step, before, after string }{
-				{"A", "one\n", "one\nnew\n"},
-				{"K", "one\nnew", "one\nnew\n"},
-			} {
-				t.Run(fmt.Sprintf("%s full at %d and %b", c.step, full, broken), func(t *testing.T) {
-					name := file(t, c.before)
-					d, f := openTest(t, name)
-					d.full, d.noSync, d.noCut, d.noStat = full, fault(1), fault(2), fault(4)
-					if err := do(f, c.step); (err == nil) != (full >= 8 && broken&5 == 0) {
-						t.Fatal(err)
-					} else if err == nil {
-						return
-					}
-					if broken&2 == 0 {
-						holds(t, name, c.before)
-					}
-					if now, _ := os.ReadFile(name); broken&4 == 0 && f.TailSize() != int64(len(now)-4) {
-						t.Errorf("of %q the tail size is %d", now, f.TailSize())
-					}
-					d.full, d.noSync, d.noCut, d.noStat = 0, nil, nil, nil
-					if err := do(f, c.step); err != nil || d.synced != c.after {
-						t.Errorf("mended: %v, and it holds %q", err, d.synced)
-					}
-				})
-			}
+			return errDisk
 		}
-	}
-}
-
-// The remains of a line that could not be kept are a tail to be cut, not to be kept.
-func TestRemains(t *testing.T) {
-	name := file(t, "one\n")
-	d, f := openTest(t, name)
-	d.full, d.noCut = 6, errDisk
-	err := f.Append([]byte("two"))
-	if !errors.Is(err, errDisk) || f.TailSize() != 2 || f.KeepTail() != nil || f.CutTail() == nil {
-		t.Error(err, f.TailSize())
-	}
-	if whole, tail := read(t, f.Lines(5)); whole != "one\n" || tail != "" {
-		t.Errorf("it reads as %q and %q", whole, tail)
-	}
-	d.noCut = nil
-	if err := f.CutTail(); err != nil || f.TailSize() != 0 || d.synced != "one\n" {
-		t.Error(err, f.TailSize(), d.synced)
+		for _, c := range []struct{ before, step, mended, after string }{
+			{"one\n", "A", "A", "one\nnew\n"},
+			{"one\n", "A", "KC", "one\n"},
+			{"one\nnew", "K", "K", "one\nnew\n"},
+		} {
+			t.Run(fmt.Sprintf("%s full at %d and %b, %s", c.step, full, broken, c.mended), func(t *testing.T) {
+				d, f := openTest(t, c.before)
+				d.full, d.noSync, d.noCut, d.noStat = int64(full), fault(1), fault(2), fault(4)
+				if err := do(f, c.step); (err == nil) != (full >= 8 && broken&5 == 0) {
+					t.Fatal(err)
+				} else if err == nil {
+					return
+				}
+				if whole, tail := read(t, f.Lines(5)); whole+tail != c.before || broken&2 == 0 && d.content() != c.before {
+					t.Errorf("it reads as %q and %q, and holds %q", whole, tail, d.content())
+				}
+				if broken&4 == 0 && f.TailSize() != int64(len(d.content())-4) {
+					t.Errorf("of %q the tail size is %d", d.content(), f.TailSize())
+				}
+				if c.mended == "KC" && broken&4 != 0 {
+					return // nobody knows of the remains
+				}
+				d.full, d.noSync, d.noCut, d.noStat = 0, nil, nil, nil
+				if err := do(f, c.mended); err != nil || d.content() != c.after || d.synced != c.after && c.mended != "KC" {
+					t.Errorf("mended: %v, and it holds %q, synced is %q", err, d.content(), d.synced)
+				}
+			})
+		}
 	}
 }
 
 // A failure loses nothing: neither a tail that could not be cut, nor the sight of what others did meanwhile.
 func TestNothingLost(t *testing.T) {
-	d, f := openTest(t, file(t, "one\ntail"))
+	d, f := openTest(t, "one\ntail")
 	d.noCut = errDisk
-	if f.CutTail() == nil || f.Append([]byte("two")) == nil || f.KeepTail() != nil || d.synced != "one\ntail\n" {
+	if f.CutTail() == nil || do(f, "A") == nil || f.KeepTail() != nil || d.synced != "one\ntail\n" {
 		t.Errorf("a tail that could not be cut: %q", d.synced)
 	}
 	d.full, d.noStat = 12, errDisk // nobody sees what is left
-	f.Append([]byte("two"))
+	do(f, "A")
 	d.noCut, d.noStat = nil, nil
 	os.Truncate(d.Name(), 6)
-	if err := f.Append([]byte("two")); !errors.Is(err, ErrChanged) {
-		t.Error("somebody else has cut whole lines:", err)
+	if err := do(f, "A"); !errors.Is(err, ErrChanged) || d.content() != "one\nta" {
+		t.Errorf("somebody else has cut whole lines: %v, and it holds %q", err, d.content())
 	}
-	holds(t, d.Name(), "one\nta")
 }
 
 // A file that somebody else has changed is not written to until it is as it was.
 func TestChangedByOthers(t *testing.T) {
-	edit := func(name, content string) error {
-		before, err := os.Stat(name)
-		for now := before; err == nil && now.ModTime().Equal(before.ModTime()); {
-			err = os.WriteFile(name, []byte(content), 0o644)
-			now, _ = os.Stat(name)
-		}
-		return err
-	}
 	move := func(name string) error { return os.Rename(name, name+".old") }
 	for what, change := range map[string]func(name string) error{
 		"it is gone": os.Remove,
 		"gone":       move,
 		"it is another file now": func(name string) error {
-			info, _ := os.Stat(name)
-			data, err := os.ReadFile(name)
-			return errors.Join(err, move(name), os.WriteFile(name, data, 0o644), os.Chtimes(name, time.Time{}, info.ModTime()))
+			return errors.Join(move(name), edit(name, "8 bytes\n", 2))
 		},
-		"it was edited":       func(name string) error { return edit(name, "one\nmine") },
-		"it has 12 bytes now": func(name string) error { return edit(name, "one\ntailmine") },
+		"it was edited":       func(name string) error { return edit(name, "one\nmine", 2) },
+		"it has 12 bytes now": func(name string) error { return edit(name, "one\ntailmine", 2) },
 		"it has 4 bytes now":  func(name string) error { return os.Truncate(name, 4) },
 	} {
 		for _, c := range []struct{ before, step string }{{"", "K"}, {"", "C"}, {"", "A"}, {"A", "A"}} {
-			name := file(t, "one\ntail")
-			d, f := openTest(t, name)
-			err := errors.Join(do(f, c.before), change(name)) // either way it has 8 bytes before the change
-			if err != nil {
+			d, f := openTest(t, "one\ntail")
+			if err := errors.Join(do(f, c.before), change(f.name)); err != nil { // either way it has 8 bytes before the change
 				t.Fatal(err)
 			}
 			writes := d.writes
-			err = do(f, c.step)
-			if !errors.Is(err, ErrChanged) || !strings.HasPrefix(err.Error(), name) || !strings.HasSuffix(err.Error(), what) {
-				t.Errorf("%s, then %s: %v", what, c.step, err)
+			err := do(f, c.step)
+			if !errors.Is(err, ErrChanged) || !strings.HasPrefix(err.Error(), f.name) || !strings.HasSuffix(err.Error(), what) || d.writes != writes {
+				t.Errorf("%s, then %s: %v, after %d writes", what, c.step, err, d.writes-writes)
 			}
-			if d.writes != writes {
-				t.Errorf("%s, then %s wrote", what, c.step)
-			}
-			if os.Rename(name+".old", name) == nil && what == "gone" {
+			if os.Rename(f.name+".old", f.name) == nil && what == "gone" {
 				if err := do(f, c.step); err != nil {
 					t.Errorf("moved back, %s: %v", c.step, err)
 				}
@@ -297,93 +244,75 @@ func TestChangedByOthers(t *testing.T) {
 
 // What others change while a line is synced does not pass for ours.
 func TestChangedMeanwhile(t *testing.T) {
-	name := file(t, "")
-	d, f := openTest(t, name)
-	d.meanwhile = func() { os.WriteFile(name, []byte("two\n"), 0o644) }
-	if err := f.Append([]byte("one")); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Append([]byte("three")); !errors.Is(err, ErrChanged) {
-		t.Error(err)
+	d, f := openTest(t, "")
+	d.meanwhile = func() { edit(f.name, "two\n", 2) }
+	if first, second := do(f, "A"), do(f, "A"); first != nil || !errors.Is(second, ErrChanged) {
+		t.Error(first, second)
 	}
 }
 
-// A file is opened once at a time, by anybody.
-func TestLock(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "new")
+// A file is opened once at a time, by anybody. What is in use, or is no file, or cannot be one, is an error that names it,
+// and nothing stays open after that.
+func TestOpen(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes forgotten files
+	handles := func() int {
+		open, _ := os.ReadDir("/proc/self/fd") // elsewhere than on Linux there is none
+		return len(open)
+	}
+	dir := t.TempDir()
+	name := filepath.Join(dir, "new")
+	Open(os.DevNull) // the first one makes the runtime open files of its own
+	before := handles()
 	for range 2 {
 		f, err := Open(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(name); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), name) {
-			t.Error("opened twice:", err)
+		for bad, why := range map[string]string{name: "", dir: "", filepath.Join(dir, "none", "lines"): "", os.DevNull: " is not a regular file"} {
+			_, err := Open(bad)
+			if err == nil || !strings.Contains(err.Error(), bad+why) || errors.Is(err, ErrInUse) != (bad == name) {
+				t.Errorf("%s: %v", bad, err)
+			}
 		}
-		if err := f.Close(); err != nil {
-			t.Error(err)
+		if err := f.Close(); err != nil || handles() != before {
+			t.Errorf("%v; %d files are open, %d were", err, handles(), before)
 		}
 	}
 }
 
 // A new file is in its folder for good when Open returns; nothing stays open if that fails.
-func TestFolder(t *testing.T) {
-	for _, c := range []struct {
-		folder, want error
-		closes       int
-	}{{nil, nil, 0}, {errDisk, errDisk, 1}, {&os.PathError{Op: "sync", Err: syscall.EINVAL}, nil, 0}} {
-		file, err := os.Open(file(t, "one\n"))
-		if err != nil {
-			t.Fatal(err)
+func TestOpenFaults(t *testing.T) {
+	for _, c := range []struct{ folder, stat, want error }{
+		{}, {folder: errDisk, want: errDisk}, {folder: &os.PathError{Op: "sync", Err: syscall.EINVAL}}, {stat: errDisk, want: errDisk},
+	} {
+		d, f := openTest(t, "one\n")
+		d.noFolder, d.noStat = c.folder, c.stat
+		if _, err := open(f.name, d); !errors.Is(err, c.want) || (d.closes == 1) != (c.want != nil) {
+			t.Errorf("%+v: %v, closed %d times", c, err, d.closes)
 		}
-		disk, folder := &testDisk{File: file}, &testDisk{noSync: c.folder}
-		if _, err := open(file.Name(), disk, folder); !errors.Is(err, c.want) {
-			t.Errorf("%v instead of %v", err, c.want)
-		}
-		if folder.syncs != 1 || folder.closes != 1 || disk.closes != c.closes {
-			t.Errorf("%v: synced %d, closed %d times; the file %d times", c.folder, folder.syncs, folder.closes, disk.closes)
-		}
-		file.Close()
 	}
 }
 
 // Open reads the tail and a block at most, wherever the last newline is and however long the file.
 func TestOpenReadsTheEnd(t *testing.T) {
 	const block = 64 << 10
-	for _, whole := range []int64{0, 1, 5, block - 1, block, block + 1, 1 << 30} {
-		for _, tail := range []int64{0, 1, block - 1, block, block + 1, 3 * block} {
-			name := file(t, "")
-			if whole > 0 {
-				w, _ := os.OpenFile(name, os.O_WRONLY, 0)
-				w.WriteAt([]byte{'\n'}, whole-1)
-				w.Close()
-			}
-			os.Truncate(name, whole+tail)
-			d, f := openTest(t, name)
-			if f.whole != whole || f.TailSize() != tail || d.reads > tail+block {
+	for _, whole := range []int{0, 1, 5, block - 1, block, block + 1, 9 * block} {
+		for _, tail := range []int{0, 1, block - 1, block, block + 1, 3 * block} {
+			d, f := openTest(t, strings.Repeat("\n", whole)+strings.Repeat("x", tail))
+			if f.whole != int64(whole) || f.TailSize() != int64(tail) || d.reads > int64(tail+block) {
 				t.Errorf("of %d + %d bytes, %d are whole lines, and %d were read", whole, tail, f.whole, d.reads)
 			}
 		}
 	}
-	d, _ := openTest(t, file(t, "one"))
-	if _, err := wholeLines(d, 4); !errors.Is(err, io.EOF) {
+	if _, err := wholeLines(strings.NewReader("one"), 4); !errors.Is(err, io.EOF) {
 		t.Error("a file that was cut meanwhile:", err)
-	}
-}
-
-// What is no file, or cannot be one, is an error that names it.
-func TestOpenFails(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{dir, filepath.Join(dir, "none", "lines"), os.DevNull} {
-		if f, err := Open(name); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v, %v", name, f, err)
-		}
 	}
 }
 
 // The file of the empty name takes lines and keeps none.
 func TestNowhere(t *testing.T) {
 	f, err := Open("")
-	if err = errors.Join(err, f.Append([]byte("x")), f.KeepTail(), f.CutTail()); err != nil || f.TailSize() != 0 {
+	if err = errors.Join(err, do(f, "AKC")); err != nil || f.TailSize() != 0 {
 		t.Error(err)
 	}
 	if whole, tail := read(t, f.Lines(5)); whole+tail != "" || f.Append([]byte("\n")) == nil || f.Close() != nil {
@@ -394,21 +323,20 @@ func TestNowhere(t *testing.T) {
 // A line or a tail may be as long as was said, and not a byte longer; the rest is not even read.
 func TestLongLines(t *testing.T) {
 	for _, most := range []int{0, 5, MaxLine, 3 * MaxLine} {
-		for _, over := range []int{0, 1, 9 * MaxLine} {
-			for _, rest := range []string{"", "\nb"} {
-				in := strings.NewReader("\n" + strings.Repeat("x", most+over) + rest)
-				l := NewLines(in, most)
-				for l.Scan() {
-				}
-				want := fmt.Sprintf("line 2: it is longer than %d bytes", most)
-				if err := l.Err(); over > 0 && (err == nil || err.Error() != want) {
-					t.Errorf("%d + %d bytes: %v", most, over, err)
-				} else if over == 0 && rest == "" && (err != nil || len(l.Tail()) != most) {
-					t.Errorf("%d bytes: %v", most, err)
-				}
-				if over > 1 && in.Len() < 4*MaxLine {
-					t.Errorf("%d + %d bytes: all but %d were read", most, over, in.Len())
-				}
+		x := strings.Repeat("x", most)
+		if whole, tail := read(t, NewLines(strings.NewReader(x+"\n"+x), most)); whole != x+"\n" || tail != x {
+			t.Errorf("two of %d bytes are read as %d and %d", most, len(whole), len(tail))
+		}
+		for _, over := range []string{"x", "x\nb", strings.Repeat("x", 9*MaxLine)} {
+			in := strings.NewReader("\n" + x + over)
+			l := NewLines(in, most)
+			for l.Scan() {
+			}
+			if want := fmt.Sprintf("line 2: it is longer than %d bytes", most); l.Err() == nil || l.Err().Error() != want {
+				t.Errorf("%d + %d bytes: %v", most, len(over), l.Err())
+			}
+			if in.Len() < len(over)-5*MaxLine {
+				t.Errorf("%d + %d bytes: all but %d were read", most, len(over), in.Len())
 			}
 		}
 	}
@@ -429,28 +357,69 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// FuzzLines: lines and tail are what bytes.Split finds, whatever the file holds and however it is read.
+// FuzzLines: whatever the file holds and however it is read, its lines and tail are read up to the first that is too long.
 func FuzzLines(f *testing.F) {
-	f.Add([]byte("a\n\nb"), 5)
-	f.Add([]byte("123\n1234\n"), 3)
-	f.Fuzz(func(t *testing.T, data []byte, most int) {
+	f.Add("a\n\nb", 5)
+	f.Add("123\n1234\n", 3)
+	f.Fuzz(func(t *testing.T, data string, most int) {
 		most = max(0, most%100)
-		want := bytes.Split(data, []byte{'\n'})
-		l := NewLines(iotest.HalfReader(bytes.NewReader(data)), most)
-		for n, line := range want {
-			last, long := n == len(want)-1, len(line) > most
-			if more := l.Scan(); more == (last || long) || more && l.Number() != n+1 || long != (l.Err() != nil) {
-				t.Fatalf("%q, at most %d, line %d: %v", data, most, n+1, l.Err())
-			} else if long {
-				return
+		var want, got string
+		long := false
+		for line := range strings.Lines(data) {
+			if long = len(strings.TrimSuffix(line, "\n")) > most; long {
+				break
 			}
-			got := l.Bytes()
-			if last {
-				got = l.Tail()
-			}
-			if !bytes.Equal(got, line) {
-				t.Fatalf("%q, line %d was read as %q", data, n+1, got)
-			}
+			want += line
+		}
+		l := NewLines(iotest.HalfReader(strings.NewReader(data)), most)
+		for l.Scan() {
+			got += l.Text() + "\n"
+		}
+		got += string(l.Tail())
+		if got != want || l.Number() != strings.Count(want, "\n") || long != (l.Err() != nil) {
+			t.Errorf("%q, at most %d: %d lines, %q, %v", data, most, l.Number(), got, l.Err())
 		}
 	})
+}
+
+// A value has one spelling in a file.
+func TestDecode(t *testing.T) {
+	type line struct {
+		Index, BPM int
+		Notes      []string
+	}
+	const good = `{"Index":-1,"BPM":2147483647,"Notes":["a\u003cb"]}`
+	var v line
+	if err := Decode([]byte(good), &v); err != nil || v.Index != -1 || v.BPM != 2147483647 || v.Notes[0] != "a<b" {
+		t.Errorf("%s is read as %v, %v", good, v, err)
+	}
+	const wanted = "it should be "
+	const plain = wanted + `{"Index":1,"BPM":2,"Notes":null}`
+	tooBig := fmt.Sprintf(" is no whole number of at most %d bits, which is what this build of the program takes", strconv.IntSize)
+	for bad, why := range map[string]string{
+		`{"Index": 1,"BPM":2,"Notes":null}`:            plain,
+		`{"Index":1,"BPM":2,"Notes":null} `:            plain,
+		`{"index":1,"BPM":2,"Notes":null}`:             plain,
+		`{"BPM":2,"Index":1,"Notes":null}`:             plain,
+		`{"Index":1,"BPM":2}`:                          plain,
+		`{"Index":1,"BPM":2,"BPM":2,"Notes":null}`:     plain,
+		`{"Index":1,"BPM":2,"Notes":null,"More":3}`:    plain,
+		`{"Index":1,"BPM":-0,"Notes":["\u0061"]}`:      wanted + `{"Index":1,"BPM":0,"Notes":["a"]}`,
+		"{\"Index\":1,\"BPM\":0,\"Notes\":[\"\xff\"]}": wanted + `{"Index":1,"BPM":0,"Notes":["�"]}`,
+		`null`:          wanted + `{"Index":0,"BPM":0,"Notes":null}`,
+		``:              "unexpected end of JSON input",
+		`{}{}`:          "invalid character '{' after top-level value",
+		`{"Notes":[1]}`: "json: cannot unmarshal number into Go struct field line.Notes of type string",
+		`{"Index":1,"BPM":9223372036854775808,"Notes":null}`: "BPM: the number 9223372036854775808" + tooBig,
+		`{"Index":1,"BPM":7.5,"Notes":null}`:                 "BPM: the number 7.5" + tooBig,
+	} {
+		if err := Decode([]byte(bad), new(line)); err == nil || err.Error() != "bad JSON: "+why {
+			t.Errorf("of %s it says: %v; want: %s", bad, err, why)
+		}
+	}
+	// A build for 32 bits cannot read every chain of one for 64 bits, and says why.
+	err := Decode([]byte(`{"Index":1,"BPM":2147483648,"Notes":null}`), new(line))
+	if want := "bad JSON: BPM: the number 2147483648" + tooBig; strconv.IntSize == 32 && fmt.Sprint(err) != want || strconv.IntSize == 64 && err != nil {
+		t.Errorf("a BPM of 2^31: %v", err)
+	}
 }

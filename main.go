@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,6 +68,9 @@ func calculateBlockHash(block Block) string {
 		block.PrevHash + "\n" + block.Validator + "\n")
 }
 
+// timestampLayout is that of Block.Timestamp, for package time.
+const timestampLayout = "2006-01-02T15:04:05.000000000Z"
+
 // beforeGenesis stands for the block that the genesis block follows: there is none.
 func beforeGenesis() Block { return Block{Index: -1} }
 
@@ -75,7 +79,7 @@ func beforeGenesis() Block { return Block{Index: -1} }
 func generateBlock(oldBlock Block, BPM int, address string) Block {
 	newBlock := Block{
 		Index:     oldBlock.Index + 1,
-		Timestamp: max(oldBlock.Timestamp, time.Now().UTC().Format("2006-01-02T15:04:05.000000000Z")),
+		Timestamp: max(oldBlock.Timestamp, time.Now().UTC().Format(timestampLayout)),
 		BPM:       BPM,
 		PrevHash:  oldBlock.Hash,
 		Validator: address,
@@ -95,6 +99,13 @@ func isBlockValid(newBlock, oldBlock Block) error {
 		return fmt.Errorf("wrong hash: that of block %d is not the hash of its content", newBlock.Index)
 	case newBlock.Index == 0 && (newBlock.BPM != 0 || newBlock.Validator != ""):
 		return errors.New("wrong genesis: block 0 has a pulse or a validator")
+	case newBlock.BPM < 0:
+		return fmt.Errorf("wrong BPM: that of block %d is below 0", newBlock.Index)
+	case newBlock.Index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
+		return fmt.Errorf("wrong validator: that of block %d is no SHA-256", newBlock.Index)
+	}
+	if _, err := time.Parse(timestampLayout, newBlock.Timestamp); err != nil {
+		return fmt.Errorf("wrong timestamp: that of block %d is not as in %s", newBlock.Index, timestampLayout)
 	}
 	return nil
 }
@@ -170,7 +181,7 @@ type network struct {
 	terminals  *lineconn.Group      // all that hear announcements and broadcasts
 	validators *console.Roll        // and what the console shows of them
 	round      *draw.Draw           // the open round; while a block is being kept, the one that it has won
-	proposers  []*terminal          // of its proposals, in order; nil: it has left
+	proposers  []*terminal          // of its proposals, in order; nil: it has left, or was slashed
 	origins    map[netip.Prefix]int // of its proposals, as far as they are counted
 	roundEnds  time.Time
 	roundTimer *time.Timer  // rings then
@@ -192,9 +203,9 @@ type terminal struct {
 	from     netip.Prefix // its network address; zero: not counted
 	address  string       // of its validator; empty until it has staked
 	stake    int64        // in tokens
-	proposal int          // in the round, numbered from 1; 0: none, or it is decided
+	proposal int32        // in the round, numbered from 1; 0: none, or it is decided
 	ended    bool         // its input has ended: it leaves when its proposal is decided
-	tries    int          // to type a stake; owned by the handler
+	tries    int8         // to type a stake; owned by the handler
 	over     bool         // the conversation is; owned by the handler
 }
 
@@ -251,8 +262,11 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 	}
 	if err = n.restore(ctx); err != nil {
 		err = fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
-	} else if err = draws.CutTail(); err != nil { // it was never announced
-		err = fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
+	} else if tail := draws.TailSize(); tail > 0 {
+		n.log.Printf("%s: dropping a last line without its end (%d bytes): it was never announced", s.drawsFile, tail)
+		if err = draws.CutTail(); err != nil {
+			err = fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
+		}
 	}
 	if err != nil {
 		chain.Close()
@@ -382,12 +396,12 @@ func (n *network) propose(c *candidate) {
 	case t.proposal > 0:
 		first := n.round.Entries[t.proposal-1].Note
 		t.Tell("\nblock %d is already proposed with BPM %s; the next round opens in %v\n", index, first, left)
-	case len(n.proposers) >= n.maxProposals(), counted && n.origins[t.from] >= n.maxPerAddress:
+	case len(n.proposers) >= n.maxProposals() || counted && n.origins[t.from] >= n.maxPerAddress:
 		t.Tell("\nthe round is full; the next one opens in %v\n", left)
 	default:
 		first, last := n.round.Add(draw.Entry{Name: t.address, Tickets: t.stake, Note: strconv.Itoa(c.bpm)})
 		n.proposers = append(n.proposers, t)
-		t.proposal = len(n.proposers)
+		t.proposal = int32(len(n.proposers))
 		if counted {
 			n.origins[t.from]++
 		}
@@ -440,7 +454,7 @@ func percent(stake int64, total *big.Int) string {
 // the list, and its proposal in the open round cannot win. What is drawn stays as it is.
 func (n *network) slash(t *terminal, typed string) {
 	if t.proposal > 0 && n.drawn == nil {
-		n.round.Slash(t.proposal - 1)
+		n.round.Slash(int(t.proposal) - 1)
 	}
 	t.End(fmt.Sprintf("\nslashed: %s is not a pulse (a whole number, 0 or more); %d tokens forfeited\n", typed, t.stake))
 	n.leave(t, typed)
@@ -490,13 +504,13 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	}
 	for t.address == "" && !t.over {
 		typed, err := t.Ask()
-		if !n.costsNothing(t, typed, err) {
+		if !n.handled(t, typed, err) {
 			n.takeStake(t, typed, err)
 		}
 	}
 	for !t.over {
 		typed, err := t.Ask()
-		if !n.costsNothing(t, typed, err) {
+		if !n.handled(t, typed, err) {
 			n.takeBPM(t, typed, err)
 		}
 	}
@@ -504,9 +518,9 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	n.do(func() { n.leave(t, "") })
 }
 
-// costsNothing deals with what is neither a stake nor a pulse: a word, or the end of the conversation.
+// handled deals with what is neither a stake nor a pulse: a word that costs nothing, or the end of the conversation.
 // It reports whether it was one of these.
-func (n *network) costsNothing(t *terminal, typed string, err error) bool {
+func (n *network) handled(t *terminal, typed string, err error) bool {
 	word := strings.ToLower(typed)
 	switch {
 	case err == io.EOF:
@@ -551,7 +565,7 @@ func (n *network) takeBPM(t *terminal, typed string, err error) {
 	select {
 	case n.candidateBlocks <- c:
 	case <-n.stopped:
-		return
+		return // and the next Ask will say so
 	}
 	select {
 	case <-c.answered:
@@ -569,7 +583,7 @@ func parseStake(typed string, err error, most int64) (int64, error) {
 	switch {
 	case err != nil && !errors.Is(err, strconv.ErrRange):
 		return 0, errors.New("it must be a whole number, such as 100")
-	case stake > most, err != nil && stake > 0:
+	case stake > most || err != nil && stake > 0:
 		return 0, fmt.Errorf("the most is %d", most)
 	case stake < 1:
 		return 0, errors.New("the least is 1")
@@ -702,16 +716,13 @@ func (n *network) keepRecord(d *drawnBlock) error {
 		n.draws.Close()
 		draws, fault := linefile.Open(n.drawsFile)
 		if fault == nil {
-			n.log.Printf("%s: %v; the draws go on in the file of that name that is there now", n.drawsFile, err)
+			n.log.Printf("%v; the draws go on in the file of that name that is there now", err)
 			n.draws = draws
 			fault = draws.Append(line)
 		}
 		err = fault
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", n.drawsFile, err)
-	}
-	return nil
+	return err
 }
 
 // forge makes block durable, once it is checked against the head.
@@ -723,10 +734,7 @@ func (n *network) forge(block Block) error {
 	if errors.Is(err, linefile.ErrChanged) {
 		err = fmt.Errorf("%w: put it back as it was, or mend it and restart the server", err)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", n.chainFile, err)
-	}
-	return nil
+	return err
 }
 
 // stopWaiting tells those who wait for the drawn block to be kept that it is overdue.
@@ -784,7 +792,7 @@ func (n *network) announce() {
 func (n *network) stop() {
 	limit, cancel := context.WithTimeout(context.Background(), keepLimit)
 	defer cancel()
-	for range 2 {
+	for range 2 { // the round that is being kept, then the open one
 		if n.drawn == nil {
 			n.pickWinner()
 		}
@@ -793,6 +801,7 @@ func (n *network) stop() {
 			case <-n.kept:
 				n.announce()
 			case <-limit.Done():
+				n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
 			}
 		}
 	}
@@ -897,7 +906,7 @@ type settings struct {
 }
 
 // maxProposals is how many proposals a round may have.
-func (s settings) maxProposals() int { return cmp.Or(s.maxClients, 1_000_000) }
+func (s settings) maxProposals() int { return min(cmp.Or(s.maxClients, 1_000_000), 1_000_000) }
 
 // setting returns the value of an environment variable, or missing if it is not set. An empty value is a value.
 func setting(name, missing string) string {
@@ -977,6 +986,7 @@ func main() {
 		switch _, missing := os.Stat(draws); {
 		case len(args) == 3:
 			chain, draws = args[1], args[2]
+		case draws == "": // they are not kept
 		case len(args) == 2 && args[1] != chain:
 			chain, draws = args[1], ""
 			fmt.Fprintln(os.Stderr, "the draws are not checked: name their file as well")
@@ -1010,7 +1020,10 @@ func start(s settings) error {
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
-	_, _ = time.Now().Zone()       // reads the time zone for the log while there are files to be opened
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // terminals hold memory, and make little garbage
+	}
+	_, _ = time.Now().Zone() // reads the time zone for the log while there are files to be opened
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
 	defer stdout.Close(consoleLimit)
 	defer stderr.Close(consoleLimit)
@@ -1027,8 +1040,8 @@ func start(s settings) error {
 	return nil
 }
 
-// The end takes as long as these at most: the last draws, then with them the last words to
-// terminals, then what the console has not taken.
+// The end takes as long as these at most, less than 5 s in all: the last draws, then with them the last words to
+// terminals, then what each of the two outputs has not taken.
 const (
 	keepLimit    = 2 * time.Second
 	goodbyeLimit = 4 * time.Second

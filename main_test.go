@@ -1189,6 +1189,17 @@ func TestChainFileFaults(t *testing.T) {
 	fault("line 3: wrong link", lines[0], lines[1], other[2])
 	fault("line 1: wrong genesis", encoded(generateBlock(beforeGenesis(), 1, "")))
 	fault("line 1: wrong genesis", encoded(generateBlock(beforeGenesis(), 0, "somebody")))
+	// A newline in a field would let two blocks have the same hash.
+	genesis := blocksIn(t, "["+lines[0]+"]")[0]
+	fault("line 2: wrong BPM", lines[0], encoded(generateBlock(genesis, -1, genesis.Hash)))
+	fault("line 2: wrong validator", lines[0], encoded(generateBlock(genesis, 70, "")))
+	fault("line 2: wrong validator", lines[0], encoded(generateBlock(genesis, 70, genesis.Hash[1:]+"\n")))
+	for _, stamp := range []string{"zzz", "2026-11-23T15:38:49Z", genesis.Timestamp + "\n7"} {
+		b := generateBlock(genesis, 70, genesis.Hash)
+		b.Timestamp = stamp
+		b.Hash = calculateBlockHash(b)
+		fault("line 2: wrong timestamp", lines[0], encoded(b))
+	}
 	for field := range reflect.TypeFor[Block]().NumField() {
 		for i, line := range lines[:3] {
 			b := blocksIn(t, "["+line+"]")[0]
@@ -1196,7 +1207,11 @@ func TestChainFileFaults(t *testing.T) {
 			case reflect.Int:
 				v.SetInt(v.Int() + 1)
 			case reflect.String:
-				v.SetString("0" + v.String())
+				first := "1"
+				if strings.HasPrefix(v.String(), first) {
+					first = "0"
+				}
+				v.SetString(first + v.String()[min(1, len(v.String())):]) // the timestamp is a timestamp still
 			}
 			fault(fmt.Sprintf("line %d: wrong ", i+1), strings.Join(lines[:i], ""), encoded(b), strings.Join(lines[i+1:], ""))
 			if b.Hash = calculateBlockHash(b); reflect.TypeFor[Block]().Field(field).Name == "Timestamp" {

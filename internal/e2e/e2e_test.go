@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -389,7 +388,7 @@ func Test32Bits(t *testing.T) {
 func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	heard := map[string]string{} // winner of each block
+	heard := map[string]bool{} // what must be in the chain
 	for range 20 {
 		s := start(t, dir, "ROUND=10ms", "BROADCAST=10ms")
 		c := s.joins(1)
@@ -405,16 +404,14 @@ func TestKill(t *testing.T) {
 		verifies(t, dir, `ok: \d+ draws(; the seal was made anew \d+ times, as after a restart \(lines .*\))?`)
 		c.await("but the end") // nothing comes
 		for _, m := range regexp.MustCompile(`\nwinning validator: (.{64})\nblock (\d+), BPM`).FindAllStringSubmatch(c.String(), -1) {
-			expect(t, heard[m[2]] == "", "block %s was won by %s and by %s", m[2], heard[m[2]], m[1])
-			heard[m[2]] = m[1]
+			heard[`"Index":`+m[2]+`,.*"Validator":"`+m[1]+`"`] = true
 		}
 		chain, _ := os.ReadFile(filepath.Join(dir, "chain.jsonl"))
-		for block, winner := range heard {
-			line := regexp.MustCompile(`\{"Index":` + block + `,.*"Validator":"` + winner + `"\}\n`)
-			expect(t, line.Match(chain), "%s was heard to win block %s, and it is not in the chain", winner, block)
+		for block := range heard {
+			expect(t, regexp.MustCompile(block).Match(chain), "%s was announced, and it is not in the chain", block)
 		}
 	}
-	expect(t, len(heard) >= 20, "only %d winners were heard of", len(heard))
+	expect(t, len(heard) >= 20, "only %d blocks were announced", len(heard))
 }
 
 // mount mounts a file system on a folder of its own.
@@ -620,24 +617,20 @@ func TestFull(t *testing.T) {
 func TestFloodOfProposals(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir(), "MAX_CLIENTS=200", "ROUND=1h")
-	var full atomic.Int32
 	var flood sync.WaitGroup
 	for range 16 {
 		flood.Go(func() {
 			for range 100 {
 				c := s.dial()
 				c.types("1\n1\n")
-				heard := c.await("\nblock 1 proposed with|\nthe round is full; the next one opens in .*\n")
-				if expect(t, heard != nil, "it heard only %q", c); heard != nil && strings.Contains(heard[0], "full") {
-					full.Add(1)
-				}
+				heard := c.await("\nblock 1 proposed with BPM 1: |\nthe round is full; the next one opens in .*\n")
+				expect(t, heard != nil, "it heard only %q", c)
 				c.conn.SetLinger(0) // a reset
 				c.conn.Close()
 			}
 		})
 	}
 	flood.Wait()
-	expect(t, full.Load() == 1400, "%d were told that the round is full", full.Load())
 	expect(t, !s.tooLarge(), "the server took too much memory")
 	c := s.joins(5)
 	c.types("\n")

@@ -134,15 +134,16 @@ type Conn struct {
 	place  *list.Element // nil: in no group
 	due    time.Time     // of the next broadcast
 
-	mu           sync.Mutex // guards what follows; held for a few instructions only
-	busy         bool       // one goroutine, or one place in writers.ready, is seeing to the messages
-	ended        bool       // no more messages, and no more input
-	begun        *message   // is being written; nil: none
-	part, offset int        // of begun: the part that is written next, and where in it
-	queue        []*message // not yet begun
-	waiting      int        // the cost of begun and queue
-	err          error      // why the connection is of no use any more
-	changed      sync.Cond  // rings when what Flush and Close wait for may have come
+	mu      sync.Mutex    // guards what follows; held for a few instructions only
+	busy    bool          // one goroutine, or one place in writers.ready, is seeing to the messages
+	ended   bool          // no more messages, and no more input
+	part    int32         // of begun, that is written next
+	begun   *message      // is being written; nil: none
+	offset  int           // in that part
+	queue   []*message    // not yet begun
+	waiting int           // the cost of begun and queue
+	err     error         // why the connection is of no use any more
+	changed chan struct{} // closed when what Flush and Close wait for may have come; nil: nobody waits
 
 	// The reader's:
 	in             [readBuffer]byte // in[inStart:inEnd] is not yet part of a line
@@ -156,7 +157,6 @@ type Conn struct {
 // Conn makes a connection of c, which it owns from then on.
 func (w *Writers) Conn(c net.Conn) *Conn {
 	conn := &Conn{net: c, writers: w}
-	conn.changed.L = &conn.mu
 	if s, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = s.SyscallConn() // an error leaves nil: then every write is a patient one
 	}
@@ -221,7 +221,7 @@ func (c *Conn) next(n int) []byte {
 			c.begun = c.queue[0]
 			c.queue = slices.Delete(c.queue, 0, 1)
 		}
-		for ; c.part < len(c.begun.parts); c.part, c.offset = c.part+1, 0 {
+		for ; int(c.part) < len(c.begun.parts); c.part, c.offset = c.part+1, 0 {
 			if rest := c.begun.parts[c.part][c.offset:]; len(rest) > 0 {
 				return rest
 			}
@@ -233,7 +233,7 @@ func (c *Conn) next(n int) []byte {
 		c.queue = nil // it is kept only while it is short
 	}
 	c.busy = false
-	c.changed.Broadcast()
+	c.signal()
 	return nil
 }
 
@@ -268,7 +268,7 @@ func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = false
-	c.changed.Broadcast()
+	c.signal()
 	if c.err != nil {
 		return
 	}
@@ -287,12 +287,31 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
+// wait waits for a signal. The caller holds mu.
+func (c *Conn) wait() {
+	if c.changed == nil {
+		c.changed = make(chan struct{})
+	}
+	changed := c.changed
+	c.mu.Unlock()
+	<-changed
+	c.mu.Lock()
+}
+
+// signal wakes those who wait. The caller holds mu.
+func (c *Conn) signal() {
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
+	}
+}
+
 // Flush waits until the kernel has all that was sent, or the connection has failed.
 func (c *Conn) Flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.busy {
-		c.changed.Wait()
+		c.wait()
 	}
 }
 
@@ -302,7 +321,7 @@ func (c *Conn) Flush() {
 func (c *Conn) Close() {
 	c.mu.Lock()
 	for (c.busy || !c.ended) && c.err == nil {
-		c.changed.Wait()
+		c.wait()
 	}
 	c.mu.Unlock()
 	half, ok := c.net.(interface{ CloseWrite() error })

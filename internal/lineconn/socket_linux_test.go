@@ -59,9 +59,10 @@ func TestListenOptions(t *testing.T) {
 func TestIdleIsSmall(t *testing.T) {
 	const conns = 200
 	w := crew(t, 1)
-	var ours, peers [conns]*net.TCPConn
-	for i := range conns {
-		ours[i], peers[i] = tcp(t)
+	var ours, peers []net.Conn
+	for range conns {
+		o, p := tcp(t)
+		ours, peers = append(ours, o), append(peers, p)
 	}
 	memory := func() (stack, heap int) {
 		var m runtime.MemStats
@@ -75,7 +76,6 @@ func TestIdleIsSmall(t *testing.T) {
 	stackBefore, heapBefore := memory()
 	for i, peer := range peers {
 		c := w.Conn(ours[i])
-		defer c.CutOff()
 		go func() {
 			c.Tell("question")
 			for _, err := c.Ask(); err == nil; _, err = c.Ask() {

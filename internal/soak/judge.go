@@ -281,9 +281,11 @@ var index = regexp.MustCompile(`^\n(?:you are .*\ndraw (\d+)|winning .*\nblock (
 // hearNext judges one message, and the prompt that follows it.
 func (l *life) hearNext(t *transcript) (fault string) {
 	rest, news, typed, kind, want := t.heard[t.judged:], true, moment{}, "full", full
-	if m := index.FindStringSubmatch(rest); t.next == 0 && m != nil {
-		t.next, _ = strconv.Atoi(m[1] + m[2] + m[3])
-		t.next += min(1, len(m[3]))
+	if t.next == 0 {
+		if m := index.FindStringSubmatch(rest); m != nil {
+			t.next, _ = strconv.Atoi(m[1] + m[2] + m[3])
+			t.next += min(1, len(m[3]))
+		}
 	}
 	d, newest := l.drawn(t.next), l.lines[:min(t.next, len(l.lines))]
 	switch {

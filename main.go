@@ -104,7 +104,8 @@ func isBlockValid(newBlock, oldBlock Block) error {
 	case newBlock.Index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
 		return fmt.Errorf("wrong validator: that of block %d is no SHA-256", newBlock.Index)
 	}
-	if _, err := time.Parse(timestampLayout, newBlock.Timestamp); err != nil {
+	// time.RFC3339Nano is read much faster, and with this length it is the same.
+	if _, err := time.Parse(time.RFC3339Nano, newBlock.Timestamp); err != nil || len(newBlock.Timestamp) != len(timestampLayout) {
 		return fmt.Errorf("wrong timestamp: that of block %d is not as in %s", newBlock.Index, timestampLayout)
 	}
 	return nil
@@ -1021,7 +1022,7 @@ func start(s settings) error {
 	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // terminals hold memory, and make little garbage
+		debug.SetGCPercent(70) // terminals hold memory, and make little garbage
 	}
 	_, _ = time.Now().Zone() // reads the time zone for the log while there are files to be opened
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)

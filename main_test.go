@@ -1645,7 +1645,7 @@ func TestLeavingLeavesNothing(t *testing.T) {
 
 // A flood of proposals whose terminals have left: a line is all that each keeps, and slashing costs the same however many there are.
 func TestFlood(t *testing.T) {
-	const flood = 10000
+	const flood = 20000
 	s := defaults()
 	s.roundLength, s.maxClients = time.Hour, 0
 	h := open(t, s, nil)
@@ -1658,8 +1658,8 @@ func TestFlood(t *testing.T) {
 	if !settled(func() bool { return heap()-before < 300*flood }) {
 		t.Errorf("a proposal keeps %d bytes", (heap()-before)/flood)
 	}
-	if !settled(func() bool { return slashing() < 3*few }) { // unless this machine had something else to do
-		t.Errorf("to slash 64 takes %v, with %d other proposals more than three times as long", few, flood)
+	if !settled(func() bool { return slashing() < 2*few }) { // unless this machine had something else to do
+		t.Errorf("to slash 64 takes %v, with %d other proposals more than twice as long", few, flood)
 	}
 	h.shut()
 }

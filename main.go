@@ -791,8 +791,8 @@ func (n *network) announce() {
 
 // stop draws the open round at once, behind a block that is being kept, and ends all conversations.
 func (n *network) stop() {
-	limit, cancel := context.WithTimeout(context.Background(), keepLimit)
-	defer cancel()
+	defer n.terminals.End(goodbye)
+	limit := time.After(keepLimit)
 	for range 2 { // the round that is being kept, then the open one
 		if n.drawn == nil {
 			n.pickWinner()
@@ -801,12 +801,12 @@ func (n *network) stop() {
 			select {
 			case <-n.kept:
 				n.announce()
-			case <-limit.Done():
+			case <-limit:
 				n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
+				return
 			}
 		}
 	}
-	n.terminals.End(goodbye)
 }
 
 // ---- Checking the files ----

@@ -744,6 +744,9 @@ func TestShutdownWhileKeeping(t *testing.T) {
 			carol.plays("«100ms later»«90»\n") // too late
 			if !kept {
 				bob.plays("«1.899s later»«1ms later»\nthe server is shutting down\n")
+				if said := strings.Count(h.stderr.next(), "block 1 is not announced: it was not kept in time\n"); said != 1 {
+					t.Errorf("that block 1 is not announced is said %d times", said)
+				}
 				back()
 				return
 			}

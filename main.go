@@ -34,7 +34,6 @@ import (
 	"github.com/davecgh/go-spew/spew"
 	"github.com/joho/godotenv"
 
-	"proofofstake/internal/accept"
 	"proofofstake/internal/console"
 	"proofofstake/internal/draw"
 	"proofofstake/internal/lineconn"
@@ -595,7 +594,7 @@ func parseStake(typed string, err error, most int64) (int64, error) {
 // refuse turns a terminal away for which there is no place.
 func (n *network) refuse(conn net.Conn, why error) {
 	words := "the server is full, try again later\n"
-	if why == accept.ErrTooMany {
+	if why == lineconn.ErrTooMany {
 		words = "too many terminals from your address, try again later\n"
 	}
 	turnAway(n.announcements.Conn(conn), words)
@@ -1051,9 +1050,9 @@ const (
 
 // serve plays with the terminals that connect to ln until ctx is done and
 // every terminal has left, or goodbyeLimit later.
-func (n *network) serve(ctx context.Context, ln accept.Listener) {
+func (n *network) serve(ctx context.Context, ln lineconn.Listener) {
 	go n.run(ctx)
-	server := &accept.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}
+	server := &lineconn.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}
 	server.Serve(ctx, ln)
 	limit := time.After(goodbyeLimit)
 	left := make(chan struct{})

@@ -30,8 +30,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"proofofstake/internal/accept"
 	"proofofstake/internal/draw"
+	"proofofstake/internal/lineconn"
 )
 
 // The terminal contract: what people type and what they are shown, in virtual time, in the order of
@@ -111,7 +111,7 @@ func onDisk(t testing.TB) settings {
 }
 
 // open starts a network: as the server does on a listener, or without one, see connect.
-func open(t testing.TB, s settings, ln accept.Listener) *hall {
+func open(t testing.TB, s settings, ln lineconn.Listener) *hall {
 	t.Helper()
 	h := &hall{t: t, known: map[string]string{}}
 	ctx, stop := context.WithCancel(context.Background())

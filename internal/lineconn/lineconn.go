@@ -6,6 +6,9 @@
 // bytes. A write that the kernel does not take at once is finished by a goroutine of its own, which ends with it: a peer
 // that does not read holds up nobody else.
 //
+// A [Server] accepts connections: it survives what net.Listener.Accept complains of, as net/http does, and limits how many
+// there are at once, in all and from one network address.
+//
 // A connection ends with End, which sends the last words, and Close, which waits until they were written. To cut off is
 // to close at once.
 package lineconn

@@ -1,6 +1,4 @@
-// Package accept is the front of a server: it survives what net.Listener.Accept complains of, as net/http does, and
-// limits how many connections there are at once, in all and from one network address.
-package accept
+package lineconn
 
 import (
 	"context"

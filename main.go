@@ -1,8 +1,7 @@
-// Command proofofstake is a proof-of-stake blockchain that people run with
-// nothing but netcat: whoever connects is a validator who stakes tokens and types
-// pulses (BPM), and a lottery weighted by stake decides whose block is forged.
-// It follows the tutorial "Code your own Proof of Stake blockchain in Go!"
-// function by function; README.md says where it differs, and why.
+// Command proofofstake is a proof-of-stake blockchain that people run with nothing but netcat: whoever connects is a
+// validator who stakes tokens and types pulses (BPM), and a lottery weighted by stake decides whose block is forged. It
+// follows the tutorial "Code your own Proof of Stake blockchain in Go!" function by function; README.md says where it
+// differs, and why.
 package main
 
 import (
@@ -25,6 +24,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,8 +58,8 @@ func calculateHash(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// calculateBlockHash is the hash of everything that block says. Each field ends
-// in a newline, so that no two blocks share a record and anyone can repeat it:
+// calculateBlockHash is the hash of everything that block says. Each field ends in a newline, so that no two blocks
+// share a record and anyone can repeat it:
 //
 //	printf '%s\n' "$index" "$timestamp" "$bpm" "$prevhash" "$validator" | sha256sum
 func calculateBlockHash(block Block) string {
@@ -73,8 +73,8 @@ const timestampLayout = "2006-01-02T15:04:05.000000000Z"
 // beforeGenesis stands for the block that the genesis block follows: there is none.
 func beforeGenesis() Block { return Block{Index: -1} }
 
-// generateBlock makes the block that follows oldBlock. If the clock was set back, it
-// has the time of oldBlock: no block is older than the one before it.
+// generateBlock makes the block that follows oldBlock. If the clock was set back, it has the time of oldBlock: no block
+// is older than the one before it.
 func generateBlock(oldBlock Block, BPM int, address string) Block {
 	newBlock := Block{
 		Index:     oldBlock.Index + 1,
@@ -119,8 +119,8 @@ func encode(block Block) []byte {
 	return line
 }
 
-// blockScanner reads a chain file from genesis on and checks each block against the one before:
-// for s.Scan() { … s.head … }, then s.Err(), which names the line.
+// blockScanner reads a chain file from genesis on and checks each block against the one before: for s.Scan() { … s.head
+// … }, then s.Err(), which names the line.
 type blockScanner struct {
 	*linefile.Lines
 	head Block // the block last read
@@ -158,17 +158,16 @@ func (s *blockScanner) Err() error { return cmp.Or(s.err, s.Lines.Err()) }
 
 // ---- The network's state ----
 
-// network is what the validators share. Its goroutine, run, is the lottery: it
-// alone touches what stands below "owned by run", so that what happens to the
-// network happens in one order, and every terminal is told of it in that order.
-// Candidate blocks reach it over a channel, as in the tutorial, and may have to wait until a block
-// is kept; all else that terminals do is a function that run calls at once (see do).
+// network is what the validators share. Its goroutine, run, is the lottery: it alone touches what stands below "owned
+// by run", so that what happens to the network happens in one order, and every terminal is told of it in that order.
+// Candidate blocks reach it over a channel, as in the tutorial, and may have to wait until a block is kept; all else
+// that terminals do is a function that run calls at once (see do).
 type network struct {
 	settings
 	console io.Writer   // shows what the tutorial shows; must not make run wait
 	log     *log.Logger // warnings and errors; must not make run wait
 
-	candidateBlocks chan *candidate
+	candidateBlocks chan candidate
 	calls           chan func()
 	kept            chan struct{}     // keep is done
 	stopped         chan struct{}     // closed when run has returned
@@ -184,20 +183,19 @@ type network struct {
 	proposers  []*terminal          // of its proposals, in order; nil: it has left, or was slashed
 	origins    map[netip.Prefix]int // of its proposals, as far as they are counted
 	roundEnds  time.Time
-	roundTimer *time.Timer  // rings then
-	drawn      *drawnBlock  // being kept; nil: a round is open
-	overdue    bool         // it is not kept after a second
-	keepTimer  *time.Timer  // rings then
-	slowSaid   time.Time    // when the log was last told so
-	waiting    []*candidate // until it is kept or overdue
+	roundEnd   <-chan time.Time // comes then
+	drawn      *drawnBlock      // being kept; nil: a round is open
+	late       <-chan time.Time // comes if it is not kept after a second
+	overdue    bool             // that was so
+	lateSaid   time.Time        // when the log was last told so
 
 	// Owned by keep while there is a drawn block, else by run.
 	chain, draws *linefile.File
 	keeping      sync.WaitGroup
 }
 
-// terminal is one connection. A handler reads from it; the rest is run's, and the handler
-// looks at it only while run does nothing with it, since it waits for each answer.
+// terminal is one connection. A handler reads from it; the rest is run's, and the handler looks at it only while run
+// does nothing with it, since it waits for each answer.
 type terminal struct {
 	*lineconn.Conn
 	from     netip.Prefix // its network address; zero: not counted
@@ -206,7 +204,6 @@ type terminal struct {
 	proposal int32        // in the round, numbered from 1; 0: none, or it is decided
 	ended    bool         // its input has ended: it leaves when its proposal is decided
 	tries    int8         // to type a stake; owned by the handler
-	over     bool         // the conversation is; owned by the handler
 }
 
 // The prompts of a terminal: the questions it is at.
@@ -221,12 +218,11 @@ const goodbye = "\nthe server is shutting down\n"
 
 // candidate is a block that a validator proposes for the next place in the chain.
 type candidate struct {
-	bpm      int
 	terminal *terminal
-	answered chan struct{} // closed when the terminal has been answered
+	bpm      int
 }
 
-// drawnBlock is a block that was drawn and is not announced yet. It does not change.
+// drawnBlock is a block that was drawn and is not announced yet. Nobody changes it.
 type drawnBlock struct {
 	Block
 	draw.Outcome
@@ -234,57 +230,45 @@ type drawnBlock struct {
 	next  *draw.Draw // of the round that opens when it is kept
 }
 
-// newNetwork goes on with the chain in the chain file, or starts one with a
-// genesis block. It fails if a file is in use or cannot be written, if the chain file is not a
-// valid chain, or if ctx is done before that is read. The caller must call run.
+// newNetwork goes on with the chain in the chain file, or starts one with a genesis block. It fails if a file is in use
+// or cannot be written, if the chain file is not a valid chain, or if ctx is done before that is read. The caller must
+// call run.
 func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.Logger) (*network, error) {
-	chain, err := linefile.Open(s.chainFile)
-	if err != nil {
-		return nil, fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
-	}
-	draws, err := linefile.Open(s.drawsFile)
-	if err != nil {
-		chain.Close()
-		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
-	}
 	n := &network{
-		settings: s, console: stdout, log: logger, chain: chain, draws: draws,
-		candidateBlocks: make(chan *candidate),
+		settings: s, console: stdout, log: logger,
+		candidateBlocks: make(chan candidate),
 		calls:           make(chan func()),
 		kept:            make(chan struct{}, 1),
 		stopped:         make(chan struct{}),
+		announcements:   lineconn.NewWriters(runtime.GOMAXPROCS(0)),
 		newest:          lineconn.NewFeed("\n[", "]\n", s.broadcastBlocks),
+		lastDraw:        lineconn.NewNotice([]byte("\nno block was drawn since the server started\n")),
+		terminals:       lineconn.NewGroup(s.broadcastEvery),
 		validators:      console.NewRoll(),
 		origins:         map[netip.Prefix]int{},
-		lastDraw:        lineconn.NewNotice([]byte("\nno block was drawn since the server started\n")),
-		roundTimer:      newTimer(),
-		keepTimer:       newTimer(),
 	}
-	if err = n.restore(ctx); err != nil {
-		err = fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
-	} else if tail := draws.TailSize(); tail > 0 {
-		n.log.Printf("%s: dropping a last line without its end (%d bytes): it was never announced", s.drawsFile, tail)
-		if err = draws.CutTail(); err != nil {
-			err = fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
-		}
+	var err error
+	if n.chain, err = linefile.Open(s.chainFile); err == nil {
+		err = n.restore(ctx)
 	}
 	if err != nil {
-		chain.Close()
-		draws.Close()
-		return nil, err
+		n.close()
+		return nil, fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
 	}
-	n.terminals = lineconn.NewGroup(s.broadcastEvery)
-	n.announcements = lineconn.NewWriters(runtime.GOMAXPROCS(0))
+	if n.draws, err = linefile.Open(s.drawsFile); err == nil && n.draws.TailSize() > 0 {
+		n.log.Printf(droppingTail, s.drawsFile, n.draws.TailSize())
+		err = n.draws.CutTail()
+	}
+	if err != nil {
+		n.close()
+		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
+	}
 	n.openRound(draw.New())
 	return n, nil
 }
 
-// newTimer is a timer that does not ring before a Reset.
-func newTimer() *time.Timer {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
-}
+// droppingTail is the warning of what is cut from the end of a file.
+const droppingTail = "%s: dropping a last line without its end (%d bytes): it was never announced"
 
 // close gives back what newNetwork took. All terminals must have left.
 func (n *network) close() {
@@ -294,8 +278,8 @@ func (n *network) close() {
 	n.draws.Close()
 }
 
-// restore takes the chain from the chain file, or puts the genesis block there. On
-// any fault but a last line without its end the file stays as it is.
+// restore takes the chain from the chain file, or puts the genesis block there. On any fault but a last line without
+// its end the file stays as it is.
 func (n *network) restore(ctx context.Context) error {
 	genesis := generateBlock(beforeGenesis(), 0, "")
 	blocks := newBlockScanner(n.chain.Lines(linefile.MaxLine))
@@ -321,7 +305,7 @@ func (n *network) restore(ctx context.Context) error {
 		case damaged == nil: // a whole block and one byte more is no part of a line: it may have been announced
 			err = fmt.Errorf("line %d: its newline is damaged", blocks.Number()+1)
 		default:
-			n.log.Printf("%s: dropping a last line without its end (%d bytes): it was never announced", n.chainFile, len(tail))
+			n.log.Printf(droppingTail, n.chainFile, len(tail))
 			err = n.chain.CutTail()
 		}
 	}
@@ -344,8 +328,8 @@ func (n *network) restore(ctx context.Context) error {
 	return nil
 }
 
-// do has run call f and returns when it has, or false when run is over. It is not inlined,
-// for the sake of the stacks of its callers (see handleConn).
+// do has run call f and returns when it has, or false when run is over. It is not inlined, for the sake of the stacks
+// of its callers (see handleConn).
 //
 //go:noinline
 func (n *network) do(f func()) bool {
@@ -381,14 +365,8 @@ func sealLine(index int, d *draw.Draw) string {
 	return fmt.Sprintf("draw %d seal: %s\n", index, d.Seal())
 }
 
-// propose puts c into the open round, unless its validator is in already or the round is full. While
-// a block is being kept, it waits for the next round.
-func (n *network) propose(c *candidate) {
-	if n.drawn != nil && !n.overdue {
-		n.waiting = append(n.waiting, c)
-		return
-	}
-	defer close(c.answered)
+// propose puts c into the open round, unless its validator is in already or the round is full.
+func (n *network) propose(c candidate) {
 	t, index, left := c.terminal, n.head.Index+1, readable(time.Until(n.roundEnds))
 	switch counted := t.from.IsValid() && n.maxPerAddress > 0; {
 	case n.drawn != nil:
@@ -419,7 +397,7 @@ func (n *network) answer(t *terminal, word string) {
 	switch {
 	case word == "quit":
 		t.End("\ngoodbye\n")
-		n.leave(t, "")
+		n.leave(t)
 	case word == "draw":
 		t.Show(n.lastDraw)
 	case t.address == "" && word == "":
@@ -450,28 +428,33 @@ func percent(stake int64, total *big.Int) string {
 	return fmt.Sprintf("%.1f%%", 100*part)
 }
 
-// slash takes the stake of a validator who typed what is no pulse, here quoted: it is off
-// the list, and its proposal in the open round cannot win. What is drawn stays as it is.
+// slash takes the stake of a validator who typed what is no pulse, here quoted: it is off the list, and its proposal in
+// the open round cannot win. What is drawn stays as it is.
 func (n *network) slash(t *terminal, typed string) {
 	if t.proposal > 0 && n.drawn == nil {
 		n.round.Slash(int(t.proposal) - 1)
 	}
 	t.End(fmt.Sprintf("\nslashed: %s is not a pulse (a whole number, 0 or more); %d tokens forfeited\n", typed, t.stake))
-	n.leave(t, typed)
+	n.validators.Slash(t.address, typed)
+	n.leave(t)
 }
 
 // endInput notes that t has nothing more to say: it stays only to hear how its proposal fares.
 func (n *network) endInput(t *terminal) {
 	t.SetPrompt(noPrompt)
 	t.ended = true
-	if t.proposal == 0 {
-		n.leave(t, "")
+	n.leaveIfDone(t)
+}
+
+// leaveIfDone has t leave if its input has ended and no proposal of it is to be decided.
+func (n *network) leaveIfDone(t *terminal) {
+	if t.ended && t.proposal == 0 {
+		n.leave(t)
 	}
 }
 
-// leave takes t out of the network; a proposal of it stands. slashedFor is what it was slashed for,
-// if it was. To leave twice is no harm.
-func (n *network) leave(t *terminal, slashedFor string) {
+// leave takes t out of the network; a proposal of it stands. To leave twice is no harm.
+func (n *network) leave(t *terminal) {
 	t.End("")
 	if !n.terminals.Leave(t.Conn) {
 		return
@@ -482,60 +465,48 @@ func (n *network) leave(t *terminal, slashedFor string) {
 	if errors.Is(t.Err(), lineconn.ErrNotReading) {
 		n.validators.CutOff()
 	}
-	switch {
-	case t.address == "":
-	case slashedFor == "":
-		n.validators.Leave(t.address)
-	default:
-		n.validators.Slash(t.address, slashedFor)
-	}
+	n.validators.Leave(t.address)
 }
 
 // ---- The handler ----
 
-// handleConn is the conversation with one terminal: it is asked for its stake, then for one BPM after the
-// other. It comes from a network address, which is zero if that is not counted. Its goroutine waits in Ask for
-// most of its life: what needs more stack is done elsewhere, since a stack that has grown once stays large.
+// handleConn is the conversation with one terminal: it is asked for its stake, then for one BPM after the other. It
+// comes from a network address, which is zero if that is not counted. Its goroutine waits in Ask for most of its life:
+// what needs more stack is done elsewhere, since a stack that has grown once stays large.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	t := &terminal{Conn: n.announcements.Conn(conn), from: from}
 	if !n.do(func() { n.join(t) }) {
 		turnAway(t.Conn, stakePrompt+goodbye)
 		return
 	}
-	for t.address == "" && !t.over {
-		typed, err := t.Ask()
-		if !n.handled(t, typed, err) {
+	typed, err := t.Ask()
+	for ; isLine(err) && t.address == ""; typed, err = t.Ask() {
+		if !n.isWord(t, typed, err) {
 			n.takeStake(t, typed, err)
 		}
 	}
-	for !t.over {
-		typed, err := t.Ask()
-		if !n.handled(t, typed, err) {
+	for ; isLine(err); typed, err = t.Ask() {
+		if !n.isWord(t, typed, err) {
 			n.takeBPM(t, typed, err)
 		}
 	}
+	if err == io.EOF {
+		n.do(func() { n.endInput(t) })
+	}
 	t.Close()
-	n.do(func() { n.leave(t, "") })
+	n.do(func() { n.leave(t) })
 }
 
-// handled deals with what is neither a stake nor a pulse: a word that costs nothing, or the end of the conversation.
-// It reports whether it was one of these.
-func (n *network) handled(t *terminal, typed string, err error) bool {
+// isLine says whether Ask has returned a line, perhaps too long. Else the conversation is over: after End, too.
+func isLine(err error) bool { return err == nil || err == lineconn.ErrTooLong }
+
+// isWord answers t if it typed one of the words, which cost nothing, and reports whether it did.
+func (n *network) isWord(t *terminal, typed string, err error) bool {
 	word := strings.ToLower(typed)
-	switch {
-	case err == io.EOF:
-		n.do(func() { n.endInput(t) })
-		t.over = true
-	case err == lineconn.ErrTooLong:
-		return false
-	case err != nil:
-		t.over = true
-	case word == "" || word == "help" || word == "?" || word == "draw" || word == "quit":
-		n.do(func() { n.answer(t, word) })
-		t.over = word == "quit"
-	default:
+	if err != nil || !slices.Contains([]string{"", "help", "?", "draw", "quit"}, word) {
 		return false
 	}
+	n.do(func() { n.answer(t, word) })
 	return true
 }
 
@@ -549,7 +520,6 @@ func (n *network) takeStake(t *terminal, typed string, err error) {
 	n.do(func() { t.Tell("\n%.40q is not a stake: %v\n", typed, err) })
 	if t.tries++; t.tries == 3 {
 		t.End("\ntoo many tries, goodbye\n")
-		t.over = true
 	}
 }
 
@@ -558,23 +528,15 @@ func (n *network) takeBPM(t *terminal, typed string, err error) {
 	bpm, noNumber := strconv.Atoi(typed)
 	if err != nil || noNumber != nil || bpm < 0 {
 		n.do(func() { n.slash(t, fmt.Sprintf("%.40q", typed)) })
-		t.over = true
 		return
 	}
-	c := &candidate{bpm: bpm, terminal: t, answered: make(chan struct{})}
 	select {
-	case n.candidateBlocks <- c:
-	case <-n.stopped:
-		return // and the next Ask will say so
-	}
-	select {
-	case <-c.answered:
-	case <-n.stopped:
+	case n.candidateBlocks <- candidate{t, bpm}:
+	case <-n.stopped: // as the next Ask will say
 	}
 }
 
-// parseStake reads a stake of 1 to most tokens; its error says what would be one. An error of the
-// reading comes first.
+// parseStake reads a stake of 1 to most tokens; its error says what would be one. An error of the reading comes first.
 func parseStake(typed string, err error, most int64) (int64, error) {
 	if err != nil {
 		return 0, err
@@ -610,23 +572,26 @@ func turnAway(c *lineconn.Conn, words string) {
 
 // ---- The lottery ----
 
-// run is the lottery: it takes candidate blocks, ends each round with a draw
-// and keeps all that is the network's, until ctx is done. Then it draws the
-// open round at once and takes leave of every terminal.
+// run is the lottery: it takes candidate blocks, ends each round with a draw and keeps all that is the network's, until
+// ctx is done. Then it draws the open round at once and takes leave of every terminal.
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	for {
+		candidateBlocks := n.candidateBlocks
+		if n.drawn != nil && !n.overdue {
+			candidateBlocks = nil // they wait until the drawn block is kept, for a second at most
+		}
 		select {
-		case c := <-n.candidateBlocks:
+		case c := <-candidateBlocks:
 			n.propose(c)
 		case f := <-n.calls:
 			f()
-		case <-n.roundTimer.C:
+		case <-n.roundEnd:
 			n.pickWinner()
 		case <-n.kept:
 			n.announce()
-		case <-n.keepTimer.C:
-			n.stopWaiting()
+		case <-n.late:
+			n.keepLater()
 		case <-n.terminals.Due.C:
 			n.terminals.Broadcast(n.newest.Status())
 		case <-n.validators.Due.C:
@@ -647,12 +612,12 @@ func (n *network) openRound(d *draw.Draw) {
 	if now := time.Now(); !n.roundEnds.After(now) {
 		n.roundEnds = now.Add(n.roundLength)
 	}
-	n.roundTimer.Reset(time.Until(n.roundEnds))
+	n.roundEnd = time.After(time.Until(n.roundEnds))
 }
 
-// pickWinner ends the round: a ticket is drawn of all those that were given out, and the block of its holder is
-// kept by a goroutine beside the lottery, which never waits for a disk. Until that is done no round is open.
-// Without a proposal that can win there is no block, and the seal stays.
+// pickWinner ends the round: a ticket is drawn of all those that were given out, and the block of its holder is kept by
+// a goroutine beside the lottery, which never waits for a disk. Until that is done no round is open. Without a proposal
+// that can win there is no block, and the seal stays.
 func (n *network) pickWinner() {
 	lines := n.round.Lines()
 	outcome := n.round.Outcome(lines)
@@ -663,24 +628,21 @@ func (n *network) pickWinner() {
 	winner := n.round.Entries[outcome.Winner]
 	bpm, _ := strconv.Atoi(winner.Note)
 	n.drawn = &drawnBlock{generateBlock(n.head, bpm, winner.Name), outcome, lines, draw.New()}
-	n.keepTimer.Reset(time.Second)
+	n.late = time.After(time.Second)
 	n.keeping.Add(1)
 	go n.keep(n.drawn)
 }
 
-// keep makes durable how d was drawn, and then its block. What was drawn stays: if it cannot be kept, the same
-// block is tried again every second, since to draw again would be a second chance for whoever runs the server.
+// keep makes durable how d was drawn, and then its block. What was drawn stays: if it cannot be kept, the same block is
+// tried again every second, since to draw again would be a second chance for whoever runs the server.
 func (n *network) keep(d *drawnBlock) {
 	defer n.keeping.Done()
-	recorded := false
+	record := draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next)
 	var said time.Time
 	for {
-		var err error
-		if !recorded {
-			err = n.keepRecord(d)
-			recorded = err == nil
-		}
+		err := n.keepRecord(record)
 		if err == nil {
+			record = nil
 			err = n.forge(d.Block)
 		}
 		if err == nil {
@@ -702,24 +664,21 @@ func (n *network) keep(d *drawnBlock) {
 	n.kept <- struct{}{}
 }
 
-// keepRecord makes durable how d was drawn. The draws file may be moved, packed or deleted at any time: then
-// a new one is begun.
-func (n *network) keepRecord(d *drawnBlock) error {
-	if n.drawsFile == "" {
+// keepRecord makes durable how a block was drawn; nil: that is done. The draws file may be moved, packed or deleted at
+// any time: then a new one is begun.
+func (n *network) keepRecord(record []byte) error {
+	if record == nil {
 		return nil
 	}
-	line, err := draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next)
-	if err == nil {
-		err = n.draws.Append(line)
+	changed := n.draws.Append(record)
+	if !errors.Is(changed, linefile.ErrChanged) {
+		return changed
 	}
-	if errors.Is(err, linefile.ErrChanged) {
-		changed := err
-		if err = n.draws.Reopen(); err == nil {
-			n.log.Printf("%v; the draws go on in the file of that name that is there now", changed)
-			err = n.draws.Append(line)
-		}
+	if err := n.draws.Reopen(); err != nil {
+		return err
 	}
-	return err
+	n.log.Printf("%v; the draws go on in the file of that name that is there now", changed)
+	return n.draws.Append(record)
 }
 
 // forge makes block durable, once it is checked against the head.
@@ -734,30 +693,19 @@ func (n *network) forge(block Block) error {
 	return err
 }
 
-// stopWaiting tells those who wait for the drawn block to be kept that it is overdue.
-func (n *network) stopWaiting() {
+// keepLater notes that the drawn block is not kept in time: who wants to propose is told so, and waits no longer.
+func (n *network) keepLater() {
 	n.overdue = true
-	if now := time.Now(); now.Sub(n.slowSaid) >= time.Minute {
+	if now := time.Now(); now.Sub(n.lateSaid) >= time.Minute {
 		n.log.Printf("block %d is not kept after a second: until it is, nobody can propose", n.drawn.Index)
-		n.slowSaid = now
-	}
-	n.proposeWaiting()
-}
-
-// proposeWaiting answers the candidates that have waited.
-func (n *network) proposeWaiting() {
-	waiting := n.waiting
-	n.waiting = nil
-	for _, c := range waiting {
-		n.propose(c)
+		n.lateSaid = now
 	}
 }
 
 // announce makes the drawn block, which is kept, the head, tells everybody, and opens the next round.
 func (n *network) announce() {
 	d, round, proposers := n.drawn, n.round, n.proposers
-	n.drawn, n.overdue = nil, false
-	n.keepTimer.Stop()
+	n.drawn, n.late, n.overdue = nil, nil, false
 	n.head = d.Block
 	n.newest.Add(encode(d.Block))
 	n.openRound(d.next)
@@ -775,40 +723,34 @@ func (n *network) announce() {
 		n.terminals.Announce(everybody, nil)
 	}
 	for _, t := range proposers {
-		if t == nil {
-			continue
-		}
-		if t.proposal = 0; t.ended {
-			n.leave(t, "")
+		if t != nil {
+			t.proposal = 0
+			n.leaveIfDone(t)
 		}
 	}
-	n.proposeWaiting()
 }
 
-// stop draws the open round at once, behind a block that is being kept, and ends all conversations.
+// stop draws the open round at once, unless a block is being kept: then it is empty. All conversations end.
 func (n *network) stop() {
 	defer n.terminals.End(goodbye)
-	limit := time.After(keepLimit)
-	for range 2 { // the round that is being kept, then the open one
-		if n.drawn == nil {
-			n.pickWinner()
-		}
-		if n.drawn != nil {
-			select {
-			case <-n.kept:
-				n.announce()
-			case <-limit:
-				n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
-				return
-			}
-		}
+	if n.drawn == nil {
+		n.pickWinner()
+	}
+	if n.drawn == nil {
+		return
+	}
+	select {
+	case <-n.kept:
+		n.announce()
+	case <-time.After(keepLimit):
+		n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
 	}
 }
 
 // ---- Checking the files ----
 
-// verify checks a chain file and the draws file that goes with it, unless that has no name; also while a
-// server writes them. Memory does not grow with the files.
+// verify checks a chain file and the draws file that goes with it, unless that has no name; also while a server writes
+// them. Memory does not grow with the files.
 func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	if chainName == "" {
 		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
@@ -851,19 +793,6 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// fairness shows whether wins follow stakes, from a draws file.
-func fairness(drawsName string, stdout io.Writer) error {
-	draws, err := linefile.OpenAsItIs(drawsName)
-	if err != nil {
-		return err
-	}
-	defer draws.Close()
-	if err := draw.Fairness(stdout, draws); err != nil {
-		return fmt.Errorf("%s: %w", drawsName, err)
-	}
-	return nil
-}
-
 // ---- Main ----
 
 // settings is what the environment and .env may change; README.md explains them.
@@ -890,8 +819,8 @@ func setting(name, missing string) string {
 	return missing
 }
 
-// loadSettings reads the settings from the environment. Its error names the variable,
-// the value and what would be right.
+// loadSettings reads the settings from the environment. Its error names the variable, the value and what would be
+// right.
 func loadSettings() (s settings, err error) {
 	check := func(right bool, name, value, want string) {
 		if !right && err == nil {
@@ -973,7 +902,7 @@ func main() {
 		if len(args) == 2 {
 			name = args[1]
 		}
-		err = fairness(name, os.Stdout)
+		err = draw.Fairness(os.Stdout, name)
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
@@ -984,8 +913,8 @@ func main() {
 	}
 }
 
-// start runs a server until Ctrl-C, SIGTERM, or SIGHUP, which the closing of a window sends, unless that
-// is ignored (nohup).
+// start runs a server until Ctrl-C, SIGTERM, or SIGHUP, which the closing of a window sends, unless that is ignored
+// (nohup).
 func start(s settings) error {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 	if signal.Ignored(syscall.SIGHUP) {
@@ -1022,8 +951,8 @@ const (
 	consoleLimit = 200 * time.Millisecond
 )
 
-// serve plays with the terminals that connect to ln until ctx is done and
-// every terminal has left, or goodbyeLimit later.
+// serve plays with the terminals that connect to ln until ctx is done and every terminal has left, or goodbyeLimit
+// later.
 func (n *network) serve(ctx context.Context, ln lineconn.Listener) {
 	go n.run(ctx)
 	server := &lineconn.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}

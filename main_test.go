@@ -731,7 +731,7 @@ func displace(name string) (back func()) {
 	return func() { must(0, errors.Join(os.Remove(name), os.Rename(name+".away", name))) }
 }
 
-// Ctrl-C while a block is being kept: it is waited for, and what waits for it has its round as well.
+// Ctrl-C while a block is being kept: it is waited for, and a pulse typed meanwhile comes too late.
 func TestShutdownWhileKeeping(t *testing.T) {
 	for _, kept := range []bool{true, false} {
 		inVirtualTime(t, onDisk(t), func(h *hall) {
@@ -751,10 +751,9 @@ func TestShutdownWhileKeeping(t *testing.T) {
 				return
 			}
 			back()
-			const prompt, bye = "\nEnter a new BPM:", "\nEnter a new BPM:\nthe server is shutting down\n"
-			carol.plays("«500ms later»" + won(1, "alice", 72, 100, "") + prompt + won(2, "bob", 80, 25, "") + bye)
-			bob.plays(won(1, "alice", 72, 100, "") + prompt + "\nblock 2 proposed with BPM 80: tickets 1 to 25; the winner is drawn in 29s\n" + prompt +
-				won(2, "bob", 80, 25, "you forged block 2\n") + bye)
+			const bye = "\nEnter a new BPM:\nthe server is shutting down\n"
+			carol.plays("«500ms later»" + won(1, "alice", 72, 100, "") + bye)
+			bob.plays(won(1, "alice", 72, 100, "") + bye)
 		})
 	}
 }
@@ -1323,9 +1322,9 @@ func TestDrawsFile(t *testing.T) {
 	says("\nok: 1 draws; 3 blocks have no record of their draw\n", lines[0], lines[2])
 	says("\nok: 4 draws; the seal was made anew 1 times, as after a restart (lines 4)\n", lines...)
 	var shown bytes.Buffer
-	must(0, fairness(s.drawsFile, &shown))
+	must(0, draw.Fairness(&shown, s.drawsFile))
 	has(t, shown.String(), "4 rounds, 5 validators")
-	if fairness(s.drawsFile+".none", io.Discard) == nil {
+	if draw.Fairness(io.Discard, s.drawsFile+".none") == nil {
 		t.Error("a draws file that does not exist is fair")
 	}
 }

@@ -63,8 +63,11 @@ func (r *Roll) Join(address string, stake int64) {
 	r.news.joined.add(address)
 }
 
-// Leave takes a validator off the list.
+// Leave takes a validator off the list, if it is there.
 func (r *Roll) Leave(address string) {
+	if _, there := r.stakes[address]; !there {
+		return
+	}
 	r.expect()
 	r.news.left.add(fmt.Sprintf("%s %d", address, r.remove(address)))
 }

@@ -44,7 +44,7 @@ func TestExamples(t *testing.T) {
 	o := d.Outcome(lines)
 	same(t, "outcome", o, "ticket 21 of 125")
 	same(t, "winner", o.Winner, 0)
-	record, _ := NewRecord(1, "b1", lines, o, d)
+	record := NewRecord(1, "b1", lines, o, d)
 	same(t, "record", string(record), `{"Index":1,"Block":"b1","Lines":["`+secret+`","`+a199+` 100 72","`+c700+` 25 68"],`+
 		`"Ticket":21,"Total":125,"NextSeal":"607fbc17a7d3a1c85183c0488f5b2fcb7e10f75494c8813b6f2b43ccbed32427"}`)
 
@@ -213,7 +213,7 @@ func (f *files) round(stakes ...int64) *files {
 	f.next = &Draw{secret: hash(d.secret)[:26]}
 	lines := d.Lines()
 	o := d.Outcome(lines)
-	line, _ := NewRecord(len(f.chain), hash(lines), lines, o, f.next)
+	line := NewRecord(len(f.chain), hash(lines), lines, o, f.next)
 	f.lines = append(f.lines, string(line))
 	f.chain = append(f.chain, block{hash(lines), d.Entries[o.Winner].Name, d.Entries[o.Winner].Note})
 	return f
@@ -326,18 +326,18 @@ func TestTampering(t *testing.T) {
 
 // What fairness shows: neither a draw that was not announced counts, nor who was slashed.
 func TestFairness(t *testing.T) {
-	fairness := func(f *files) string {
+	table := func(f *files) string {
 		var b strings.Builder
-		err := Fairness(&b, strings.NewReader(strings.Join(append(f.lines, ""), "\n")))
+		err := fairness(&b, strings.NewReader(strings.Join(append(f.lines, ""), "\n")))
 		return b.String() + fmt.Sprint(err)
 	}
 	f := newFiles()
-	same(t, "no draws", fairness(f), "there is no draw in it yet")
+	same(t, "no draws", table(f), "there is no draw in it yet")
 	f.lines = []string{`{"Index":1,"Block":"","Lines":["` + secret + `","a 5 slashed"],"Ticket":1,"Total":5,"NextSeal":""}`}
-	same(t, "a fault", fairness(f), "line 1: no entry could win")
-	same(t, "no file", Fairness(io.Discard, iotest.ErrReader(io.ErrUnexpectedEOF)), "line 1: unexpected EOF")
+	same(t, "a fault", table(f), "line 1: no entry could win")
+	same(t, "no file", fairness(io.Discard, iotest.ErrReader(io.ErrUnexpectedEOF)), "line 1: unexpected EOF")
 	f = newFiles().round(most, most).round(most, -most).round(-most, most, most/4).round(most, most).crash().round(most).round()
-	same(t, "6 draws of 5 blocks", fairness(f), `5 rounds, 6 validators; bars show wins, marks what was expected
+	same(t, "6 draws of 5 blocks", table(f), `5 rounds, 6 validators; bars show wins, marks what was expected
 
 validator     rounds  expected    wins    off
 a2                 2       1.5       1   -1.0  ====================          |
@@ -383,14 +383,14 @@ func FuzzRecords(f *testing.F) {
 	f.Add(`{"Index":1,"Block":"","Lines":null,"Ticket":null,"Total":null,"NextSeal":""}`+"\nnull\n\n", secret)
 	f.Fuzz(func(t *testing.T, file, lines string) {
 		good.verify(file)
-		Fairness(io.Discard, strings.NewReader(file))
+		fairness(io.Discard, strings.NewReader(file))
 		d, err := Parse(strings.Split(lines, "\n"))
 		if err != nil {
 			return
 		}
 		same(t, "lines", d.Lines(), lines+"\n")
 		if o := d.Outcome(d.Lines()); o.Winner >= 0 {
-			record, _ := NewRecord(1, "", d.Lines(), o, d)
+			record := NewRecord(1, "", d.Lines(), o, d)
 			r := NewRecords(strings.NewReader(string(record) + "\n"))
 			same(t, "a record is read", fmt.Sprint(r.Scan(), r.Outcome, r.Err()), fmt.Sprint(true, o, nil))
 		}

@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+
+	"proofofstake/internal/linefile"
 )
 
 // tally is how an entrant has fared in the draws of a file.
@@ -59,8 +61,20 @@ const (
 	barWidth = 30 // characters for the most wins
 )
 
-// Fairness shows on w whether wins follow tickets, from a draws file, in 80 columns.
-func Fairness(w io.Writer, file io.Reader) error {
+// Fairness shows on w whether wins follow tickets, from the draws file name, in 80 columns.
+func Fairness(w io.Writer, name string) error {
+	file, err := linefile.OpenAsItIs(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := fairness(w, file); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+func fairness(w io.Writer, file io.Reader) error {
 	tallies, rounds := map[string]*tally{}, 0
 	var last *Draw // it counts unless the next record is for the same block: then it was never announced
 	var winner, index int

@@ -154,9 +154,9 @@ func (f *File) TailSize() int64 {
 	return f.left.Size() - f.whole
 }
 
-// Close closes the file and ends the lock.
+// Close closes the file and ends the lock. To close nil is no harm.
 func (f *File) Close() error {
-	if f.disk == nil {
+	if f == nil || f.disk == nil {
 		return nil
 	}
 	return f.disk.Close()

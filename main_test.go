@@ -18,7 +18,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"runtime"
 	"runtime/metrics"
@@ -326,20 +325,6 @@ func redraw(lines []string) (words string, winner []string) {
 		again = words + " was slashed, again: "
 	}
 	return words, winner
-}
-
-// The examples of the contract.
-func TestRedraw(t *testing.T) {
-	lines := []string{"KBZ3ZK5EUBYQZ2WUTMH3RYMSGE",
-		"a199cdea8894ecbe12c65b56fa395a64976f092c825e44bb5ba3a220c73793fa 100 72",
-		"c700655083fd1a5a42a460566e477569e4a9273b9c9aa44f081a4b50fb600e71 25 68"}
-	if words, winner := redraw(lines); words != "ticket 21 of 125" || winner[2] != "72" {
-		t.Error(words, winner)
-	}
-	lines[0], lines[1] = "AAAAAAAAAAAAAAAAAAAAAAAAAA", strings.Replace(lines[1], "72", "slashed", 1)
-	if words, winner := redraw(lines); words != "ticket 59 of 125 was slashed, again: ticket 3 of 25" || winner[2] != "68" {
-		t.Error(words, winner)
-	}
 }
 
 // ---- A validator's terminal ----
@@ -1171,8 +1156,8 @@ func TestChainFileEveryByteFlipped(t *testing.T) {
 	}
 }
 
-// Changing any field of a block breaks the chain there, even with a hash that fits again; blocks of which each is right, but
-// which do not follow each other, are no chain; and a block has one spelling.
+// A block that was changed breaks the chain, even with a hash that fits again; blocks of which each is right, but which do not
+// follow each other, are no chain; and a block has one spelling.
 func TestChainFileFaults(t *testing.T) {
 	s := played(t, 3)
 	s.drawsFile = ""
@@ -1202,25 +1187,11 @@ func TestChainFileFaults(t *testing.T) {
 		b.Hash = calculateBlockHash(b)
 		fault("line 2: wrong timestamp", lines[0], encoded(b))
 	}
-	for field := range reflect.TypeFor[Block]().NumField() {
-		for i, line := range lines[:3] {
-			b := blocksIn(t, "["+line+"]")[0]
-			switch v := reflect.ValueOf(&b).Elem().Field(field); v.Kind() {
-			case reflect.Int:
-				v.SetInt(v.Int() + 1)
-			case reflect.String:
-				first := "1"
-				if strings.HasPrefix(v.String(), first) {
-					first = "0"
-				}
-				v.SetString(first + v.String()[min(1, len(v.String())):]) // the timestamp is a timestamp still
-			}
-			fault(fmt.Sprintf("line %d: wrong ", i+1), strings.Join(lines[:i], ""), encoded(b), strings.Join(lines[i+1:], ""))
-			if b.Hash = calculateBlockHash(b); reflect.TypeFor[Block]().Field(field).Name == "Timestamp" {
-				fault(fmt.Sprintf("line %d: wrong link", i+2), strings.Join(lines[:i], ""), encoded(b), strings.Join(lines[i+1:], ""))
-			}
-		}
-	}
+	b := blocksIn(t, "["+lines[1]+"]")[0]
+	b.Timestamp = genesis.Timestamp
+	fault("line 2: wrong hash", lines[0], encoded(b), lines[2])
+	b.Hash = calculateBlockHash(b)
+	fault("line 3: wrong link", lines[0], encoded(b), lines[2])
 	for _, spelling := range [][2]string{
 		{"{", " {"}, {"}", "} "}, {":", ": "}, {`"Index"`, `"index"`}, {`"Index":`, `"Index":0`}, {`"Hash"`, `"Hash":"","Hash"`}, {"T", `\u0054`}, {"\n", "\r\n"},
 	} {
@@ -1243,8 +1214,8 @@ type record struct {
 	NextSeal      string
 }
 
-// Whatever somebody changes in a record, verify names its line. A record may be missing, and one that a crash kept from being
-// announced counts for nothing.
+// A fault in a draws file is named with its line. A record may be missing, and one that a crash kept from being announced counts
+// for nothing.
 func TestDrawsFile(t *testing.T) {
 	s := played(t, 3)
 	lines := strings.SplitAfter(string(read(s.drawsFile)), "\n")
@@ -1254,52 +1225,12 @@ func TestDrawsFile(t *testing.T) {
 		has(t, verified(s), want)
 	}
 	fault := "error: " + s.drawsFile + ": line "
-	var good record
-	must(0, json.Unmarshal([]byte(lines[1]), &good))
-	for _, change := range []func(r *record, lines []string){
-		func(r *record, _ []string) { r.Index++ }, func(r *record, _ []string) { r.Block = hash("x") },
-		func(r *record, _ []string) { r.Ticket = r.Total }, func(r *record, _ []string) { r.Total = r.Ticket },
-		func(r *record, _ []string) { r.NextSeal = "" }, func(r *record, _ []string) { r.Lines = nil },
-		func(r *record, l []string) { r.Lines = l[:1] }, func(r *record, l []string) { r.Lines = l[:3] },
-		func(r *record, l []string) { r.Lines = append(l, hash("x")+" 1 70") }, func(_ *record, l []string) { l[0] = "A" + l[0] },
-		func(_ *record, l []string) { l[1], l[2] = l[2], l[1] }, func(_ *record, l []string) { l[1] = hash("x") + l[1][64:] },
-		func(_ *record, l []string) { l[1] += "0" }, func(_ *record, l []string) { l[1] = strings.Replace(l[1], " 9", " 8", 1) },
-		func(_ *record, l []string) { l[1] = strings.TrimSuffix(l[1], "70") + "slashed" },
-		func(_ *record, l []string) { l[3] = strings.TrimSuffix(l[3], "slashed") + "72" },
-	} {
-		r := good
-		r.Lines = slices.Clone(r.Lines)
-		change(&r, r.Lines)
-		says(fault+"2: ", lines[0], string(must(json.Marshal(r)))+"\n", lines[2])
-	}
-	// As one would who wants to hide it: with the ticket that the lines give, another wins, or the secret does not open the seal.
-	_, winner := redraw(good.Lines)
-	place := slices.Index(good.Lines, strings.Join(winner, " "))
-	for n := range 20 {
-		for _, line := range []string{
-			hash(strconv.Itoa(n)) + " " + winner[1] + " " + winner[2],
-			winner[0] + " " + winner[1] + " " + strconv.Itoa(80+n),
-			good.Lines[0] + strconv.Itoa(n),
-		} {
-			r := record{good.Index, good.Block, slices.Clone(good.Lines), new(big.Int), new(big.Int), good.NextSeal}
-			r.Lines[place*min(1, strings.Count(line, " "))] = line
-			words, again := redraw(r.Lines)
-			fmt.Sscanf(words[strings.LastIndex(words, "ticket"):], "ticket %d of %d", r.Ticket, r.Total)
-			want := fault + "2: "
-			if slices.Equal(again, winner) {
-				want = "anew 1 times, as after a restart (lines 2)"
-			}
-			says(want, lines[0], string(must(json.Marshal(r)))+"\n", lines[2])
-		}
-	}
 	says("\nok: 3 draws\n", lines...)
 	says("\nok: 2 draws; 1 blocks have no record of their draw\n", lines[0], lines[2])
 	says("\nok: 1 draws; 2 blocks have no record of their draw\n", lines[2], lines[0][:100])
 	says("\nok: 0 draws; 3 blocks have no record of their draw\n", "")
-	says(fault+"3: ", lines[0], lines[1], lines[1], lines[2])
+	says(fault+"2: ", lines[0], strings.Replace(lines[1], " 70", " 71", 1), lines[2])
 	says(fault+"4: ", lines[0], lines[1], lines[2], lines[2])
-	says(fault+"2: ", lines[1], lines[0], lines[2])
-	says(fault+"2: ", lines[0], "\n", lines[1])
 
 	// The third block is lost; the draw of the next one in its place stands behind its own.
 	chain := strings.SplitAfter(string(read(s.chainFile)), "\n")
@@ -1318,8 +1249,6 @@ func TestDrawsFile(t *testing.T) {
 	})
 	lines = strings.SplitAfter(string(read(s.drawsFile)), "\n")
 	says(fault+"3: ", lines[0], lines[1], lines[2], lines[4])
-	says(fault+"3: ", lines[0], lines[2], lines[1])
-	says("\nok: 1 draws; 3 blocks have no record of their draw\n", lines[0], lines[2])
 	says("\nok: 4 draws; the seal was made anew 1 times, as after a restart (lines 4)\n", lines...)
 	var shown bytes.Buffer
 	must(0, draw.Fairness(&shown, s.drawsFile))
@@ -1343,23 +1272,6 @@ func TestFilesChanged(t *testing.T) {
 		round()
 		has(t, h.stderr.next(), "block 3 is drawn and cannot be kept: ", "it was edited: put it back as it was, or mend it and restart the server; it is tried")
 	})
-}
-
-// Whatever byte of a draws file is damaged, verify finds it.
-func TestDrawsFileEveryByteFlipped(t *testing.T) {
-	t.Parallel()
-	s := played(t, 2)
-	file, good := read(s.drawsFile), verified(s)
-	harmless := bytes.LastIndex(file, []byte(`"NextSeal":"`)) + len(`"NextSeal":"`) // is told, but nothing was drawn with it
-	for at := range file {
-		for _, flip := range []byte{0x01, 0x04} {
-			file[at] ^= flip
-			if write(s.drawsFile, string(file)); verified(s) == good && (at < harmless || at >= harmless+64) {
-				t.Fatalf("nobody sees that byte %d is %q", at, file[at])
-			}
-			file[at] ^= flip
-		}
-	}
 }
 
 // A start that is given up while the chain is read leaves the file as it is, and free for others; two servers never share one.
@@ -1390,65 +1302,6 @@ func TestRestoredMemoryIsFlat(t *testing.T) {
 }
 
 // ---- Crowds ----
-
-// door is a listener in virtual time.
-type door struct {
-	context.Context // until it is closed
-	close           func()
-	conns           chan net.Conn
-}
-
-func (d door) Accept() (net.Conn, error) {
-	select {
-	case conn := <-d.conns:
-		return conn, nil
-	case <-d.Done():
-		return nil, net.ErrClosed
-	}
-}
-func (d door) Close() error                { d.close(); return nil }
-func (d door) Addr() net.Addr              { return nil }
-func (d door) SetDeadline(time.Time) error { return nil }
-
-// visitor is a connection from an address.
-type visitor struct {
-	duplex
-	from string
-}
-
-func (v visitor) RemoteAddr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(v.from))
-}
-
-// When all places are taken, or all of an address.
-func TestFullServer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, d := defaults(), door{conns: make(chan net.Conn)}
-		s.maxClients, s.maxPerAddress = 3, 2
-		d.Context, d.close = context.WithCancel(t.Context())
-		h := open(t, s, d)
-		comes := func(from, sees string) *person {
-			client, server := wire()
-			d.conns <- visitor{server, from}
-			p := h.sit(client, server, func() {})
-			p.plays(sees)
-			return p
-		}
-		first := comes("10.0.0.7:1", "Enter token balance:")
-		comes("10.0.0.7:2", "Enter token balance:")
-		comes("10.0.0.7:3", "too many terminals from your address, try again later\n")
-		comes("10.0.0.8:1", "Enter token balance:")
-		comes("10.0.0.9:1", "the server is full, try again later\n")
-		h.warns("too many terminals from 10.0.0.7: 2; further ones are refused\nthe server is full: 3 terminals, the most of them (2) from 10.0.0.7\n")
-		first.leaves()
-		time.Sleep(2 * time.Second)
-		h.warns("there is room again\nterminals from 10.0.0.7 are let in again\n")
-		last := comes("10.0.0.9:2", "Enter token balance:")
-		h.stop()
-		last.plays("\nthe server is shutting down\n")
-		time.Sleep(2 * time.Second)
-	})
-}
 
 // guest sits at a terminal in real time.
 type guest struct {
@@ -1568,6 +1421,41 @@ func heap() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
+// dial connects a guest over a real socket.
+func dial(ln net.Listener) *guest { return &guest{Conn: must(net.Dial("tcp", ln.Addr().String()))} }
+
+// elsewhere is a listener to which all seem to come from one address that is not this machine's.
+type elsewhere struct{ *net.TCPListener }
+
+type visitor struct{ net.Conn }
+
+func (l elsewhere) Accept() (net.Conn, error) {
+	conn, err := l.TCPListener.Accept()
+	return visitor{conn}, err
+}
+func (visitor) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7)} }
+
+// When all places are taken, or all of an address.
+func TestFullServer(t *testing.T) {
+	for words, limits := range map[string][2]int{
+		"the server is full, try again later\n": {1, 2}, "too many terminals from your address, try again later\n": {2, 1},
+	} {
+		s := defaults()
+		s.maxClients, s.maxPerAddress = limits[0], limits[1]
+		ln := elsewhere{must(net.Listen("tcp", "127.0.0.1:0")).(*net.TCPListener)}
+		h := open(t, s, ln)
+		first := dial(ln)
+		first.says("", "Enter token balance:")
+		has(t, dial(ln).says("", words), words)
+		first.Close()
+		if !settled(func() bool { return strings.HasPrefix(dial(ln).says("", ":"), "Enter") }) {
+			t.Errorf("after %q nobody is let in again", words)
+		}
+		h.stop()
+		<-h.stopped
+	}
+}
+
 // Over real sockets: 2,000 validators at once (the tutorial's program dies of 200 to 400), then 20,000 that come, stake, propose,
 // misbehave in turn and leave. Then everything is as before.
 func TestCrowd(t *testing.T) {
@@ -1579,9 +1467,9 @@ func TestCrowd(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range size {
 			all.Go(func() {
-				conn := must(net.Dial("tcp", ln.Addr().String()))
-				defer conn.Close()
-				play(i, &guest{Conn: conn})
+				g := dial(ln)
+				defer g.Close()
+				play(i, g)
 			})
 		}
 		all.Wait()
@@ -1628,21 +1516,6 @@ func TestCrowd(t *testing.T) {
 	}
 	h.stop()
 	<-h.stopped
-}
-
-// Whatever way a terminal goes, nothing is left of it; inVirtualTime fails if a goroutine is.
-func TestLeavingLeavesNothing(t *testing.T) {
-	inVirtualTime(t, defaults(), func(h *hall) {
-		for i, says := range slices.Repeat([]string{"", "1\n", "1\n70\n", "x\nx\nx\n", "1\nx\n", "7", "1\nquit\n", "quit\n"}, 15) {
-			p := h.connect()
-			p.types(says)
-			[]func(){p.leaves, p.vanishes, func() { p.client.CloseWrite() }}[i%3]()
-			time.Sleep(time.Second)
-		}
-		time.Sleep(31 * time.Second)
-		has(t, h.console.next(), "\nvalidators: 0 with 0 tokens staked\n")
-		has(t, h.seat("alice", 1).types("\n"), ": proposals 0, tokens 0; the winner ")
-	})
 }
 
 // A flood of proposals whose terminals have left: a line is all that each keeps, and slashing costs the same however many there are.

@@ -185,8 +185,7 @@ type network struct {
 	roundEnds  time.Time
 	roundEnd   <-chan time.Time // comes then
 	drawn      *drawnBlock      // being kept; nil: a round is open
-	late       <-chan time.Time // comes if it is not kept after a second
-	overdue    bool             // that was so
+	late       <-chan time.Time // comes if it is not kept after a second; nil: that was so, or nothing is being kept
 	lateSaid   time.Time        // when the log was last told so
 
 	// Owned by keep while there is a drawn block, else by run.
@@ -194,8 +193,8 @@ type network struct {
 	keeping      sync.WaitGroup
 }
 
-// terminal is one connection. A handler reads from it; the rest is run's, and the handler looks at it only while run
-// does nothing with it, since it waits for each answer.
+// terminal is one connection. A handler reads from it. The rest is run's; the handler looks at the address, when run has
+// answered it.
 type terminal struct {
 	*lineconn.Conn
 	from     netip.Prefix // its network address; zero: not counted
@@ -409,7 +408,7 @@ func (n *network) answer(t *terminal, word string) {
 		t.Tell("\nType your pulse, a whole number: it proposes a block, one a round.\n" +
 			"Enter: how the round stands. draw: how the last block was drawn. quit: leave.\n" +
 			"Anything else costs your stake.\n")
-	case n.overdue:
+	case n.drawn != nil && n.late == nil:
 		t.Tell("%s", n.notKept())
 	default:
 		proposals, tokens := n.round.CanWin()
@@ -578,7 +577,7 @@ func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	for {
 		candidateBlocks := n.candidateBlocks
-		if n.drawn != nil && !n.overdue {
+		if n.late != nil {
 			candidateBlocks = nil // they wait until the drawn block is kept, for a second at most
 		}
 		select {
@@ -695,7 +694,7 @@ func (n *network) forge(block Block) error {
 
 // keepLater notes that the drawn block is not kept in time: who wants to propose is told so, and waits no longer.
 func (n *network) keepLater() {
-	n.overdue = true
+	n.late = nil
 	if now := time.Now(); now.Sub(n.lateSaid) >= time.Minute {
 		n.log.Printf("block %d is not kept after a second: until it is, nobody can propose", n.drawn.Index)
 		n.lateSaid = now
@@ -705,7 +704,7 @@ func (n *network) keepLater() {
 // announce makes the drawn block, which is kept, the head, tells everybody, and opens the next round.
 func (n *network) announce() {
 	d, round, proposers := n.drawn, n.round, n.proposers
-	n.drawn, n.late, n.overdue = nil, nil, false
+	n.drawn, n.late = nil, nil
 	n.head = d.Block
 	n.newest.Add(encode(d.Block))
 	n.openRound(d.next)

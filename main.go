@@ -396,7 +396,6 @@ func (n *network) answer(t *terminal, word string) {
 	switch {
 	case word == "quit":
 		t.End("\ngoodbye\n")
-		n.leave(t)
 	case word == "draw":
 		t.Show(n.lastDraw)
 	case t.address == "" && word == "":

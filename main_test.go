@@ -541,6 +541,7 @@ func TestPulses(t *testing.T) {
 	}
 	for _, typed := range []string{
 		"abc", "-1", "72.5", "7 2", "9223372036854775808", "\x00", "\x1b[2J", strings.Repeat("ä", 41), strings.Repeat("0", 1025), "help me",
+		"quit" + strings.Repeat(" ", 1021),
 	} {
 		inVirtualTime(t, defaults(), func(h *hall) {
 			mallory, alice := h.seat("mallory", math.MaxInt64), h.seat("alice", 1)
@@ -548,7 +549,7 @@ func TestPulses(t *testing.T) {
 			alice.types("71\n")
 			time.Sleep(time.Second)
 			h.console.next()
-			shown := []rune(typed)
+			shown := []rune(strings.TrimSpace(typed))
 			quoted := fmt.Sprintf("%q", string(shown[:min(len(shown), 40)]))
 			h.match(mallory.types(typed+"\n"), "\nslashed: "+quoted+" is not a pulse (a whole number, 0 or more); 9223372036854775807 tokens forfeited\n")
 			mallory.isGone()

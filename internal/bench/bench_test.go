@@ -3,12 +3,18 @@
 package bench
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"proofofstake/internal/lineconn"
 )
 
 // TestSides has each side announce to a few terminals, and sees that all get as many bytes, and
@@ -23,8 +29,8 @@ func TestSides(t *testing.T) {
 			t.Errorf("%s: the terminals got %d bytes that nobody asked for", name, stray)
 		}
 		s.hear()
-		said[name] = s.all[1].got
-		for _, terminal := range s.all[1:] {
+		said[name] = s.all[0].got
+		for _, terminal := range s.all {
 			if terminal.got != said[name] {
 				t.Errorf("%s: one terminal got %d bytes, another %d", name, said[name], terminal.got)
 			}
@@ -36,103 +42,123 @@ func TestSides(t *testing.T) {
 	}
 }
 
-// BenchmarkAnnouncement measures what terminals cost when they join, hear an announcement and
-// idle. The other programs are measured with the fewest and with the most; the tutorial's
-// way with the fewest, since whenever one joins it prints all of them.
-func BenchmarkAnnouncement(b *testing.B) {
-	for _, n := range []int{1000, 5000, 10000, 19000} {
-		for _, name := range []string{"floor", "ours", "nats", "redis", "tutorial"} {
-			other := name == "nats" || name == "redis"
-			if other && n != 1000 && n != 19000 || name == "tutorial" && n != 1000 {
-				continue
-			}
-			b.Run(fmt.Sprintf("terminals=%d/side=%s", n, name), func(b *testing.B) { benchmarkAnnouncement(b, name, n) })
+// row says which sides are measured with so many terminals.
+type row struct {
+	terminals int
+	sides     string
+}
+
+// each runs a benchmark of every side in the rows.
+func each(b *testing.B, rows []row, run func(b *testing.B, name string, n int)) {
+	for _, r := range rows {
+		for _, name := range strings.Fields(r.sides) {
+			b.Run(fmt.Sprintf("terminals=%d/side=%s", r.terminals, name), func(b *testing.B) { run(b, name, r.terminals) })
 		}
 	}
 }
 
-// benchmarkAnnouncement does that with n terminals of one side.
-func benchmarkAnnouncement(b *testing.B, name string, n int) {
-	s := newSide(b, name)
-	joins := s.join(n, false)
-	if name == "nats" {
-		time.Sleep(2500 * time.Millisecond) // after 2 s it once looks at each connection
-	}
-	for range 2 { // warms up what the later ones use
-		s.hear()
-	}
-	memory := s.memory() - s.rss
-	used := s.announcements(b)
-	const watched = 400 * time.Millisecond
-	time.Sleep(watched) // some have work left after an announcement
+// BenchmarkAnnouncement measures what terminals cost when they join, hear an announcement and
+// idle. The other programs are measured with the fewest and with the most; the tutorial's
+// way with the fewest, since whenever one joins it prints all of them.
+func BenchmarkAnnouncement(b *testing.B) {
+	rows := []row{{1000, "floor ours nats redis tutorial"}, {5000, "floor ours"}, {10000, "floor ours"}, {19000, "floor ours nats redis"}}
+	each(b, rows, func(b *testing.B, name string, n int) {
+		s := newSide(b, name)
+		joins := s.join(n, false)
+		if name == "nats" {
+			time.Sleep(2500 * time.Millisecond) // after 2 s it once looks at each connection
+		}
+		for range 2 { // warms up what the later ones use
+			s.hear()
+		}
+		memory := s.memory() - s.rss
+		used := s.announcements(b)
+		const watched = 400 * time.Millisecond
+		time.Sleep(watched) // some have work left after an announcement
+		before := s.cpu()
+		time.Sleep(watched)
+		b.ReportMetric(100*(s.cpu()-before).Seconds()/watched.Seconds(), "idle-%")
+		b.ReportMetric(float64(used.Microseconds())/float64(b.N*n), "server-µs/terminal")
+		b.ReportMetric(memory/1024/float64(n), "KiB/terminal")
+		b.ReportMetric(joins, "joins/s")
+	})
+}
+
+// announcements has the server make one for each turn of the benchmark's loop, reports how long
+// the middle one took and returns the processor time that the server used for them.
+func (s *side) announcements(b *testing.B) time.Duration {
 	before := s.cpu()
-	time.Sleep(watched)
-	b.ReportMetric(100*(s.cpu()-before).Seconds()/watched.Seconds(), "idle-%")
-	b.ReportMetric(float64(used.Microseconds())/float64(b.N*n), "server-µs/terminal")
-	b.ReportMetric(memory/1024/float64(n), "KiB/terminal")
-	b.ReportMetric(joins, "joins/s")
+	var all []float64
+	for b.Loop() {
+		all = append(all, s.hear())
+	}
+	report(b, all, "ms/announcement")
+	return s.cpu() - before
+}
+
+// report reports the middle one of some figures, and returns it.
+func report(b *testing.B, all []float64, unit string) float64 {
+	slices.Sort(all)
+	b.ReportMetric(0, "ns/op") // most of it is waiting
+	b.ReportMetric(all[len(all)/2], unit)
+	return all[len(all)/2]
 }
 
 // BenchmarkProposals measures how fast one proposal from each terminal is taken, in one round.
 func BenchmarkProposals(b *testing.B) {
-	const n = 5000
-	for _, name := range []string{"floor", "ours"} {
-		b.Run(fmt.Sprintf("terminals=%d/side=%s", n, name), func(b *testing.B) {
-			s := newSide(b, name, "ROUND=500ms")
-			s.join(n, false)
-			var all []float64
-			for b.Loop() {
-				s.rest()
-				started := time.Now()
-				for i := range s.all[1:] {
-					s.must(s.all[1+i].write(proposalLine), "proposing")
-				}
-				_, last := s.allSee(accepted, 0)
-				all = append(all, n/last.Sub(started).Seconds())
-				if name == "ours" { // the floor has no rounds
-					s.allSee(winner, 0)
-				}
+	each(b, []row{{5000, "floor ours"}}, func(b *testing.B, name string, n int) {
+		s := newSide(b, name, "ROUND=500ms")
+		s.join(n, false)
+		var all []float64
+		for b.Loop() {
+			s.rest()
+			started := time.Now()
+			for i := range s.all {
+				s.must(s.all[i].write(proposalLine), "proposing")
 			}
-			report(b, all, "proposals/s")
-		})
-	}
+			s.allSee(accepted, 0)
+			all = append(all, float64(n)/time.Since(started).Seconds())
+			if name == "ours" { // the floor has no rounds
+				s.allSee(winner, 0)
+			}
+		}
+		report(b, all, "proposals/s")
+	})
 }
 
-// withChain starts a side with a chain of so many blocks, and with terminals.
-func withChain(b *testing.B, name string, blocks int, every time.Duration, terminals int, stuck bool) *side {
-	b.Helper()
+// withChain starts a side with a chain of so many blocks.
+func withChain(b *testing.B, name string, blocks int, every time.Duration) *side {
+	var lines strings.Builder
+	out := json.NewEncoder(&lines)
+	for _, block := range newChain(blocks) {
+		out.Encode(block)
+	}
 	file := filepath.Join(b.TempDir(), "chain")
-	if err := writeChain(file, blocks); err != nil {
+	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	s := newSide(b, name, "BROADCAST="+every.String(), "CHAIN_FILE="+file)
-	s.join(terminals, stuck)
-	return s
+	return newSide(b, name, "BROADCAST="+every.String(), "CHAIN_FILE="+file, fmt.Sprint("BLOCKS=", blocks))
 }
 
 // BenchmarkStuck measures whether terminals wait for others that do not read.
 func BenchmarkStuck(b *testing.B) {
-	const every = 2 * time.Second
 	for _, others := range []string{"none", "read", "stuck"} {
 		b.Run("others="+others+"/side=ours", func(b *testing.B) {
 			n := 2000
 			if others == "none" {
 				n = 1000
 			}
-			s := withChain(b, "ours", 600, every, n, others == "stuck")
-			// A broadcast fills what the kernel holds for the stuck ones. From then
-			// until they are cut off, output waits for them in the server.
-			s.allSee("]\n", 0)
-			full, due := time.Now(), time.Now().Add(every)
+			s := withChain(b, "ours", 600, time.Second)
+			s.join(n, others == "stuck")
+			started := time.Now()
 			var all []float64
 			for b.Loop() {
-				if time.Until(due) < 500*time.Millisecond {
-					s.allSee("]\n", 0)
-					due = time.Now().Add(every)
-				}
+				// A broadcast fills what the kernel holds for the stuck ones. From the first
+				// until they are cut off, output waits for them in the server.
+				s.allSee("]\n", 0)
 				all = append(all, s.hear())
 			}
-			if time.Since(full) > 9*time.Second {
+			if time.Since(started) > lineconn.Patience {
 				b.Fatal("stuck terminals may have been cut off: measure fewer announcements (-benchtime)")
 			}
 			report(b, all, "ms/announcement")
@@ -168,30 +194,22 @@ func BenchmarkFlood(b *testing.B) {
 // few of them, since it makes it up anew for each.
 func BenchmarkBroadcast(b *testing.B) {
 	const every = 400 * time.Millisecond // longer than one takes
-	for _, n := range []int{100, 1000} {
-		for _, name := range []string{"floor", "ours", "tutorial"} {
-			if name == "tutorial" && n > 100 {
-				continue
-			}
-			b.Run(fmt.Sprintf("terminals=%d/side=%s", n, name), func(b *testing.B) {
-				s := withChain(b, name, 1000, every, n, false)
-				s.broadcast(name, every, 0)
-				size := s.all[1].got
-				var all []float64
-				for b.Loop() {
-					all = append(all, s.broadcast(name, every, size))
-				}
-				b.ReportMetric(float64(n*size)/1e3/report(b, all, "ms/broadcast"), "MB/s")
-			})
+	each(b, []row{{100, "floor ours tutorial"}, {1000, "floor ours"}}, func(b *testing.B, name string, n int) {
+		s := withChain(b, name, 1000, every)
+		s.join(n, false)
+		s.broadcast(name, every, 0)
+		size := s.all[0].got
+		var all []float64
+		for b.Loop() {
+			all = append(all, s.broadcast(name, every, size))
 		}
-	}
+		b.ReportMetric(float64(n*size)/1e3/report(b, all, "ms/broadcast"), "MB/s")
+	})
 }
 
-// broadcast has all terminals sent the chain, of so many bytes if that is known, and returns the time
-// from the first one that has it to the last, in ms. Broadcasts are due as far apart as
-// the terminals joined; when the server was halted, all are due.
+// broadcast has all terminals sent the chain, of so many bytes if that is known, which takes so many
+// ms. Broadcasts are due as far apart as the terminals joined; when the server was halted, all are due.
 func (s *side) broadcast(name string, every time.Duration, size int) float64 {
-	s.tb.Helper()
 	s.rest()
 	if name == "floor" {
 		s.speak(orderBroadcast)
@@ -200,6 +218,5 @@ func (s *side) broadcast(name string, every time.Duration, size int) float64 {
 		time.Sleep(every)
 		s.must(syscall.Kill(s.pid, syscall.SIGCONT), "resuming the server")
 	}
-	first, last := s.allSee("]\n", size)
-	return 1e3 * last.Sub(first).Seconds()
+	return s.allSee("]\n", size)
 }

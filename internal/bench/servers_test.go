@@ -4,7 +4,6 @@ package bench
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -52,66 +51,57 @@ func serve(handleConn func(net.Conn)) error {
 	return err
 }
 
-// floor is a server that does nothing but the sockets' work: what it costs, any server costs
-// that is written in Go with a goroutine blocked in a read for each connection.
-type floor struct {
-	broadcast []byte // as long as the server's
-
-	mu    sync.Mutex // guards conns
-	conns []net.Conn
-}
-
-// runFloor serves until it is killed. Its broadcasts are those of the CHAIN_FILE.
+// runFloor is a server that does nothing but the sockets' work: what it costs, any server costs
+// that is written in Go with a goroutine blocked in a read for each connection. It answers each
+// line with as much as the contract says, so that joining and proposing are as much traffic as
+// they are on the real server.
 func runFloor() error {
-	chain, err := readChain()
+	blocks, err := strconv.Atoi(os.Getenv("BLOCKS"))
 	if err != nil {
 		return err
 	}
-	f := &floor{broadcast: []byte("\n" + string(chain) + "\n" + prompt)}
-	return serve(f.handleConn)
-}
-
-// handleConn answers each line with as much as the contract says, so that joining and proposing
-// are as much traffic as they are on the real server.
-func (f *floor) handleConn(conn net.Conn) {
-	f.mu.Lock()
-	f.conns = append(f.conns, conn)
-	f.mu.Unlock()
-	io.WriteString(conn, "Enter token balance:")
-	var line [64]byte
-	for {
-		n, err := conn.Read(line[:])
-		if err != nil {
-			return // the connection stays until the process ends
+	chain, _ := json.Marshal(newChain(blocks))
+	broadcast := []byte("\n" + string(chain) + "\n" + prompt)
+	var mu sync.Mutex // guards conns
+	var conns []net.Conn
+	// writeAll writes in the plainest way: a loop on each processor, over its share of them.
+	writeAll := func(p []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		var all sync.WaitGroup
+		procs := runtime.GOMAXPROCS(0)
+		for i := range procs {
+			all.Go(func() {
+				for _, conn := range conns[i*len(conns)/procs : (i+1)*len(conns)/procs] {
+					conn.Write(p)
+				}
+			})
 		}
-		switch string(line[:n]) {
-		case stakeLine:
-			io.WriteString(conn, stakeAnswer)
-		case proposalLine:
-			io.WriteString(conn, proposalAnswer)
-		case orderAnnouncement:
-			f.write([]byte(announcement))
-		case orderBroadcast:
-			f.write(f.broadcast)
-		}
+		all.Wait()
 	}
-}
-
-// write sends p to all connections in the plainest way: a loop of writes on each processor,
-// over its share of them.
-func (f *floor) write(p []byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var all sync.WaitGroup
-	procs := runtime.GOMAXPROCS(0)
-	for i := range procs {
-		all.Go(func() {
-			for _, conn := range f.conns[i*len(f.conns)/procs : (i+1)*len(f.conns)/procs] {
-				conn.Write(p)
+	return serve(func(conn net.Conn) {
+		mu.Lock()
+		conns = append(conns, conn)
+		mu.Unlock()
+		io.WriteString(conn, "Enter token balance:")
+		var line [64]byte
+		for {
+			n, err := conn.Read(line[:])
+			if err != nil {
+				return // the connection stays until the process ends
 			}
-		})
-	}
-	all.Wait()
+			switch string(line[:n]) {
+			case stakeLine:
+				io.WriteString(conn, stakeAnswer)
+			case proposalLine:
+				io.WriteString(conn, proposalAnswer)
+			case orderAnnouncement:
+				writeAll([]byte(announcement))
+			case orderBroadcast:
+				writeAll(broadcast)
+			}
+		}
+	})
 }
 
 // Block is one entry of the chain.
@@ -132,132 +122,100 @@ func newBlock(old Block, bpm int, validator string) Block {
 	return b
 }
 
-// writeChain writes a chain of length blocks into a new chain file.
-func writeChain(file string, length int) error {
-	var lines bytes.Buffer
-	out := json.NewEncoder(&lines)
-	block := newBlock(Block{Index: -1}, 0, "")
-	for range length {
-		out.Encode(block)
-		block = newBlock(block, 72, anyHash)
+// newChain makes a chain of so many blocks.
+func newChain(length int) []Block {
+	chain := []Block{} // not nil, which would be encoded as null
+	for block := newBlock(Block{Index: -1}, 0, ""); len(chain) < length; block = newBlock(block, 72, anyHash) {
+		chain = append(chain, block)
 	}
-	return os.WriteFile(file, lines.Bytes(), 0o600)
+	return chain
 }
 
-// readChain returns the blocks of the CHAIN_FILE as one array; without a file, an empty one.
-func readChain() ([]byte, error) {
-	lines, err := os.ReadFile(os.Getenv("CHAIN_FILE"))
-	if os.Getenv("CHAIN_FILE") == "" {
-		err = nil
-	}
-	return []byte("[" + strings.ReplaceAll(strings.TrimSpace(string(lines)), "\n", ",") + "]"), err
-}
-
-// tutorial is a server built the tutorial's way: further goroutines for each connection,
-// announcements over one unbuffered channel that all handlers read, the list of
-// validators printed whenever one joins, the chain encoded for each terminal. It differs in two
-// things. All that is shared is guarded by the mutex; the original dies of "concurrent map
-// writes" when two terminals join at the same moment. And the first to propose wins: the
-// draw is measured elsewhere.
-type tutorial struct {
-	announcements chan string
-	broadcast     time.Duration
-
-	mu         sync.Mutex // guards what follows
-	chain      []Block
-	tempBlocks []Block
-	validators map[string]int
-}
-
-// runTutorial serves until it is killed.
+// runTutorial is a server built the tutorial's way: further goroutines for each connection,
+// announcements over one unbuffered channel that all handlers read, the list of validators
+// printed whenever one joins, the chain encoded for each terminal. It differs in two things. All
+// that is shared is guarded by the mutex; the original dies of "concurrent map writes" when two
+// terminals join at the same moment. And the first to propose wins: the draw is measured elsewhere.
 func runTutorial() error {
 	round, err1 := time.ParseDuration(os.Getenv("ROUND"))
 	broadcast, err2 := time.ParseDuration(os.Getenv("BROADCAST"))
-	chain, err3 := readChain()
-	t := &tutorial{broadcast: broadcast, announcements: make(chan string), validators: map[string]int{}}
-	if err := errors.Join(err1, err2, err3, json.Unmarshal(chain, &t.chain)); err != nil {
+	blocks, err3 := strconv.Atoi(os.Getenv("BLOCKS"))
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
+	announcements := make(chan string)
+	var mu sync.Mutex // guards what follows
+	chain := newChain(blocks)
+	var candidates []Block
+	validators := map[string]int{}
 	go func() {
 		for range time.Tick(round) {
-			t.pickWinner()
+			mu.Lock()
+			proposed, listeners := candidates, len(validators)
+			candidates = nil
+			mu.Unlock()
+			for i := 0; i < listeners && len(proposed) > 0; i++ { // whichever handlers are free take them
+				announcements <- winner + proposed[0].Validator + "\n"
+			}
 		}
 	}()
-	return serve(t.handleConn)
-}
-
-// pickWinner ends a round.
-func (t *tutorial) pickWinner() {
-	t.mu.Lock()
-	temp, validators := t.tempBlocks, len(t.validators)
-	t.tempBlocks = nil
-	t.mu.Unlock()
-	if len(temp) > 0 {
-		for range validators { // whichever handlers are free take them
-			t.announcements <- winner + temp[0].Validator + "\n"
+	return serve(func(conn net.Conn) {
+		io.WriteString(conn, "Enter token balance:")
+		balance := bufio.NewScanner(conn)
+		if !balance.Scan() {
+			return
 		}
-	}
-}
-
-// handleConn talks with one terminal.
-func (t *tutorial) handleConn(conn net.Conn) {
-	io.WriteString(conn, "Enter token balance:")
-	scanBalance := bufio.NewScanner(conn)
-	if !scanBalance.Scan() {
-		return
-	}
-	go func() {
-		for msg := range t.announcements {
-			io.WriteString(conn, msg)
+		go func() {
+			for msg := range announcements {
+				io.WriteString(conn, msg)
+			}
+		}()
+		mu.Lock()
+		address := newBlock(Block{}, len(validators), "").Hash
+		validators[address], _ = strconv.Atoi(balance.Text())
+		fmt.Println(validators)
+		mu.Unlock()
+		io.WriteString(conn, prompt)
+		go func() {
+			for scanBPM := bufio.NewScanner(conn); scanBPM.Scan(); {
+				bpm, _ := strconv.Atoi(scanBPM.Text())
+				candidate := newBlock(Block{}, bpm, address)
+				mu.Lock()
+				candidates = append(candidates, candidate)
+				mu.Unlock()
+				io.WriteString(conn, prompt)
+			}
+		}()
+		for {
+			time.Sleep(broadcast)
+			mu.Lock()
+			output, _ := json.Marshal(chain)
+			mu.Unlock()
+			io.WriteString(conn, string(output)+"\n")
 		}
-	}()
-	t.mu.Lock()
-	address := newBlock(Block{}, len(t.validators), "").Hash
-	t.validators[address], _ = strconv.Atoi(scanBalance.Text())
-	fmt.Println(t.validators)
-	t.mu.Unlock()
-	io.WriteString(conn, prompt)
-	go func() {
-		for scanBPM := bufio.NewScanner(conn); scanBPM.Scan(); {
-			bpm, _ := strconv.Atoi(scanBPM.Text())
-			candidate := newBlock(Block{}, bpm, address)
-			t.mu.Lock()
-			t.tempBlocks = append(t.tempBlocks, candidate)
-			t.mu.Unlock()
-			io.WriteString(conn, prompt)
-		}
-	}()
-	for {
-		time.Sleep(t.broadcast)
-		t.mu.Lock()
-		output, _ := json.Marshal(t.chain)
-		t.mu.Unlock()
-		io.WriteString(conn, string(output)+"\n")
-	}
+	})
 }
 
 // flooders is how many terminals flood.
 const flooders = 8
 
 // runFlood has some terminals join the server at ADDR. They send proposals as fast as it takes
-// them and read what they are told, until the process is killed.
+// them and read what they are told, until the process is killed or the server closes one.
 func runFlood() error {
+	lines := []byte(strings.Repeat(proposalLine, 10000))
 	failed := make(chan error)
-	lines := bytes.Repeat([]byte(proposalLine), 10000)
 	for range flooders {
 		conn, err := net.Dial("tcp", os.Getenv("ADDR"))
 		if err != nil {
 			return err
 		}
-		io.WriteString(conn, stakeLine)
-		if _, err := bufio.NewReader(conn).ReadString('B'); err != nil { // of the prompt
-			return fmt.Errorf("staking: %w", err)
-		}
 		go io.Copy(io.Discard, conn)
 		go func() {
-			for err := error(nil); err == nil; _, err = conn.Write(lines) {
+			_, err := io.WriteString(conn, stakeLine)
+			for err == nil {
+				_, err = conn.Write(lines)
 			}
-			failed <- errors.New("the server closed a terminal")
+			failed <- err
 		}()
 	}
 	return <-failed

@@ -5,6 +5,7 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,7 @@ func TestSides(t *testing.T) {
 	said := map[string]int{}
 	for _, name := range []string{"ours", "floor", "tutorial"} {
 		s := newSide(t, name)
-		s.join(50, false)
+		s.join(50)
 		s.hear() // before it, those who joined early may hear of the others
 		if stray := s.rest(); stray > 0 {
 			t.Errorf("%s: the terminals got %d bytes that nobody asked for", name, stray)
@@ -42,18 +43,10 @@ func TestSides(t *testing.T) {
 	}
 }
 
-// row says which sides are measured with so many terminals.
-type row struct {
-	terminals int
-	sides     string
-}
-
-// each runs a benchmark of every side in the rows.
-func each(b *testing.B, rows []row, run func(b *testing.B, name string, n int)) {
-	for _, r := range rows {
-		for _, name := range strings.Fields(r.sides) {
-			b.Run(fmt.Sprintf("terminals=%d/side=%s", r.terminals, name), func(b *testing.B) { run(b, name, r.terminals) })
-		}
+// each runs a benchmark with so many terminals of each side.
+func each(b *testing.B, n int, sides string, run func(b *testing.B, name string, n int)) {
+	for _, name := range strings.Fields(sides) {
+		b.Run(fmt.Sprintf("terminals=%d/side=%s", n, name), func(b *testing.B) { run(b, name, n) })
 	}
 }
 
@@ -61,27 +54,32 @@ func each(b *testing.B, rows []row, run func(b *testing.B, name string, n int)) 
 // idle. The other programs are measured with the fewest and with the most; the tutorial's
 // way with the fewest, since whenever one joins it prints all of them.
 func BenchmarkAnnouncement(b *testing.B) {
-	rows := []row{{1000, "floor ours nats redis tutorial"}, {5000, "floor ours"}, {10000, "floor ours"}, {19000, "floor ours nats redis"}}
-	each(b, rows, func(b *testing.B, name string, n int) {
-		s := newSide(b, name)
-		joins := s.join(n, false)
-		if name == "nats" {
-			time.Sleep(2500 * time.Millisecond) // after 2 s it once looks at each connection
-		}
-		for range 2 { // warms up what the later ones use
-			s.hear()
-		}
-		memory := s.memory() - s.rss
-		used := s.announcements(b)
-		const watched = 400 * time.Millisecond
-		time.Sleep(watched) // some have work left after an announcement
-		before := s.cpu()
-		time.Sleep(watched)
-		b.ReportMetric(100*(s.cpu()-before).Seconds()/watched.Seconds(), "idle-%")
-		b.ReportMetric(float64(used.Microseconds())/float64(b.N*n), "server-µs/terminal")
-		b.ReportMetric(memory/1024/float64(n), "KiB/terminal")
-		b.ReportMetric(joins, "joins/s")
-	})
+	each(b, 1000, "floor ours nats redis tutorial", benchmarkAnnouncement)
+	each(b, 5000, "floor ours", benchmarkAnnouncement)
+	each(b, 10000, "floor ours", benchmarkAnnouncement)
+	each(b, 19000, "floor ours nats redis", benchmarkAnnouncement)
+}
+
+// benchmarkAnnouncement does that with n terminals of one side.
+func benchmarkAnnouncement(b *testing.B, name string, n int) {
+	s := newSide(b, name)
+	joins := s.join(n)
+	if name == "nats" {
+		time.Sleep(2500 * time.Millisecond) // after 2 s it once looks at each connection
+	}
+	for range 2 { // warms up what the later ones use
+		s.hear()
+	}
+	memory := s.memory() - s.rss
+	used := s.announcements(b)
+	const watched = 400 * time.Millisecond
+	time.Sleep(watched) // some have work left after an announcement
+	before := s.cpu()
+	time.Sleep(watched)
+	b.ReportMetric(100*(s.cpu()-before).Seconds()/watched.Seconds(), "idle-%")
+	b.ReportMetric(float64(used.Microseconds())/float64(b.N*n), "server-µs/terminal")
+	b.ReportMetric(memory/1024/float64(n), "KiB/terminal")
+	b.ReportMetric(joins, "joins/s")
 }
 
 // announcements has the server make one for each turn of the benchmark's loop, reports how long
@@ -106,15 +104,15 @@ func report(b *testing.B, all []float64, unit string) float64 {
 
 // BenchmarkProposals measures how fast one proposal from each terminal is taken, in one round.
 func BenchmarkProposals(b *testing.B) {
-	each(b, []row{{5000, "floor ours"}}, func(b *testing.B, name string, n int) {
+	each(b, 5000, "floor ours", func(b *testing.B, name string, n int) {
 		s := newSide(b, name, "ROUND=500ms")
-		s.join(n, false)
+		s.join(n)
 		var all []float64
 		for b.Loop() {
 			s.rest()
 			started := time.Now()
-			for i := range s.all {
-				s.must(s.all[i].write(proposalLine), "proposing")
+			for _, t := range s.all {
+				s.must(syscall.Sendto(t.fd, []byte(proposalLine), 0, nil), "proposing")
 			}
 			s.allSee(accepted, 0)
 			all = append(all, float64(n)/time.Since(started).Seconds())
@@ -142,14 +140,16 @@ func withChain(b *testing.B, name string, blocks int, every time.Duration) *side
 
 // BenchmarkStuck measures whether terminals wait for others that do not read.
 func BenchmarkStuck(b *testing.B) {
-	for _, others := range []string{"none", "read", "stuck"} {
-		b.Run("others="+others+"/side=ours", func(b *testing.B) {
-			n := 2000
-			if others == "none" {
-				n = 1000
-			}
+	for _, others := range []struct {
+		name        string
+		read, stuck int
+	}{{"none", 0, 0}, {"read", 1000, 0}, {"stuck", 0, 1000}} {
+		b.Run("others="+others.name+"/side=ours", func(b *testing.B) {
 			s := withChain(b, "ours", 600, time.Second)
-			s.join(n, others == "stuck")
+			for range others.stuck {
+				s.connect(true)
+			}
+			s.join(1000 + others.read)
 			started := time.Now()
 			var all []float64
 			for b.Loop() {
@@ -172,11 +172,11 @@ func BenchmarkFlood(b *testing.B) {
 		for _, flood := range []int{0, flooders} {
 			b.Run(fmt.Sprintf("flooders=%d/side=%s", flood, name), func(b *testing.B) {
 				s := newSide(b, name)
-				s.join(1000, false)
+				s.join(1000)
 				s.hear()
 				memory, flooder := s.memory(), 0
 				if flood > 0 {
-					flooder = start(b, exec.Command(self), "BENCH_ROLE=flood", fmt.Sprintf("ADDR=127.0.0.1:%d", s.port))
+					flooder = s.start(exec.Command(self), "BENCH_ROLE=flood", fmt.Sprintf("ADDR=127.0.0.1:%d", s.port))
 				}
 				started := time.Now()
 				used := s.announcements(b)
@@ -194,9 +194,9 @@ func BenchmarkFlood(b *testing.B) {
 // few of them, since it makes it up anew for each.
 func BenchmarkBroadcast(b *testing.B) {
 	const every = 400 * time.Millisecond // longer than one takes
-	each(b, []row{{100, "floor ours tutorial"}, {1000, "floor ours"}}, func(b *testing.B, name string, n int) {
+	run := func(b *testing.B, name string, n int) {
 		s := withChain(b, name, 1000, every)
-		s.join(n, false)
+		s.join(n)
 		s.broadcast(name, every, 0)
 		size := s.all[0].got
 		var all []float64
@@ -204,7 +204,9 @@ func BenchmarkBroadcast(b *testing.B) {
 			all = append(all, s.broadcast(name, every, size))
 		}
 		b.ReportMetric(float64(n*size)/1e3/report(b, all, "ms/broadcast"), "MB/s")
-	})
+	}
+	each(b, 100, "floor ours tutorial", run)
+	each(b, 1000, "floor ours", run)
 }
 
 // broadcast has all terminals sent the chain, of so many bytes if that is known, which takes so many
@@ -212,7 +214,7 @@ func BenchmarkBroadcast(b *testing.B) {
 func (s *side) broadcast(name string, every time.Duration, size int) float64 {
 	s.rest()
 	if name == "floor" {
-		s.speak(orderBroadcast)
+		io.WriteString(s.speaker, orderBroadcast)
 	} else {
 		s.must(syscall.Kill(s.pid, syscall.SIGSTOP), "halting the server")
 		time.Sleep(every)

@@ -5,7 +5,6 @@ package bench
 import (
 	"bufio"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,8 +116,8 @@ type Block struct {
 // newBlock makes the block that follows old, hashed as the contract says.
 func newBlock(old Block, bpm int, validator string) Block {
 	b := Block{old.Index + 1, time.Now().UTC().Format("2006-01-02T15:04:05.000000000Z"), bpm, "", old.Hash, validator}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%d\n%s\n%s\n", b.Index, b.Timestamp, b.BPM, b.PrevHash, b.Validator))
-	b.Hash = hex.EncodeToString(sum[:])
+	text := fmt.Sprintf("%d\n%s\n%d\n%s\n%s\n", b.Index, b.Timestamp, b.BPM, b.PrevHash, b.Validator)
+	b.Hash = fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
 	return b
 }
 

@@ -59,7 +59,6 @@ type side struct {
 	ends     string // the last bytes of it
 	port     int
 	pid      int
-	rss      float64  // before its terminals came
 	speaker  net.Conn // a terminal that sets off what the others are to get, and is not measured
 
 	// One goroutine serves the others, with epoll, since a goroutine for each would
@@ -76,9 +75,9 @@ type side struct {
 // terminal is one that is measured.
 type terminal struct {
 	fd   int
-	got  int    // bytes since all began to wait for something
-	tail []byte // the last of them, if a marker was looked for in vain
-	done bool   // has got what is waited for
+	got  int      // bytes since all began to wait for something
+	tail [32]byte // the last of them, in which a marker may have begun
+	done bool     // has got what is waited for
 }
 
 // newSide starts a server, which ends with the test or benchmark. Settings are those of this
@@ -115,14 +114,13 @@ func newSide(tb testing.TB, name string, settings ...string) *side {
 		s.announce = fmt.Sprintf("*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$%d\r\n%s\r\n", len(announcement), announcement)
 	}
 	s.pid = s.start(exec.Command(program, args...), append([]string{"BENCH_ROLE=" + name, "ADDR=" + address, "ROUND=100ms",
-		"BROADCAST=1h", "BROADCAST_BLOCKS=0", "BLOCKS=0", "CHAIN_FILE=", "DRAWS_FILE=", "MAX_CLIENTS=0"}, settings...)...)
+		"BROADCAST=1h", "BROADCAST_BLOCKS=0", "CHAIN_FILE=", "DRAWS_FILE=", "MAX_CLIENTS=0"}, settings...)...)
 	for end := time.Now().Add(patience); s.speaker == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		s.speaker, err = net.Dial("tcp", address)
 	}
 	s.must(err, "%s does not listen", name)
 	go io.Copy(io.Discard, s.speaker)
 	io.WriteString(s.speaker, s.joins)
-	s.rss = s.memory()
 	s.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	s.must(err, "epoll_create")
 	s.Cleanup(func() {
@@ -238,42 +236,32 @@ func (s *side) next(wait time.Duration, flags int) (*terminal, []byte) {
 	}
 	t := &s.all[s.waiting[0].Fd]
 	s.waiting = s.waiting[1:]
-	n, _, err := syscall.Recvfrom(t.fd, s.buf[:], flags)
+	begun := copy(s.buf[:], t.tail[:])
+	n, _, err := syscall.Recvfrom(t.fd, s.buf[begun:], flags)
 	if n == 0 {
 		err = io.EOF
 	}
 	s.must(err, "reading what a terminal gets")
-	return t, s.buf[:n]
+	t.got += n
+	copy(t.tail[:], s.buf[n:])
+	return t, s.buf[:begun+n]
 }
 
 // rest drops what comes until nothing has come for 30 ms, so that every server has been idle when
-// it is to announce, as one with rounds is. It returns how many bytes came.
-func (s *side) rest() (stray int) {
+// it is to announce, as one with rounds is.
+func (s *side) rest() {
 	for {
-		t, p := s.next(30*time.Millisecond, 0)
-		if t == nil {
-			return stray
+		if t, _ := s.next(30*time.Millisecond, 0); t == nil {
+			return
 		}
-		stray += len(p)
 	}
-}
-
-// saw reports whether the marker has come with p, or with what came before it and p.
-func (t *terminal) saw(marker string, p []byte) bool {
-	if t.tail != nil {
-		p = append(t.tail, p...)
-	}
-	if bytes.Contains(p, []byte(marker)) {
-		return true
-	}
-	t.tail = bytes.Clone(p[max(0, len(p)-len(marker)):])
-	return false
 }
 
 // allSee waits until every terminal has got the marker or, if size is not 0, so many bytes, which
 // are too many to look at; until then, those that are still to join do so. It returns the time
 // from the first one to the last, in ms.
 func (s *side) allSee(marker string, size int) float64 {
+	joining := len(s.all) < s.count
 	for i, t := range s.all {
 		s.all[i] = terminal{fd: t.fd}
 	}
@@ -289,15 +277,14 @@ func (s *side) allSee(marker string, size int) float64 {
 		for len(s.all) < min(s.count, done+window) {
 			s.connect(false)
 		}
-		if len(s.waiting) == 0 && done > 0 {
+		if len(s.waiting) == 0 && done > 0 && !joining {
 			syscall.Nanosleep(&glance, nil)
 		}
 		t, p := s.next(patience, flags)
 		if t == nil {
 			s.Fatalf("%d of %d terminals got %q", done, s.count, marker)
 		}
-		t.got += len(p)
-		if !t.done && (size > 0 && t.got >= size || size == 0 && t.saw(marker, p)) {
+		if !t.done && (size > 0 && t.got >= size || size == 0 && bytes.Contains(p, []byte(marker))) {
 			t.done = true
 			done++
 			if last = time.Now(); done == 1 {

@@ -47,11 +47,7 @@ func TestMain(m *testing.M) {
 // TestSides has each side announce to a few terminals, and sees that all get as many bytes, and as
 // many from the floor as from the server.
 func TestSides(t *testing.T) {
-	for _, name := range []string{"ours", "floor", "tutorial"} {
-		size := len(announcement)
-		if name == "tutorial" {
-			size = len(winner + anyHash + "\n")
-		}
+	for name, said := range map[string]string{"ours": announcement, "floor": announcement, "tutorial": winner + anyHash + "\n"} {
 		s := newSide(t, name)
 		s.join(50)
 		s.hear() // before it, those who joined early may hear of the others
@@ -59,8 +55,8 @@ func TestSides(t *testing.T) {
 		s.rest()
 		for _, terminal := range s.all {
 			// The numbers of an announcement may have some digits more, or less.
-			if got := terminal.got; got != s.all[0].got || got < size-4 || got > size+4 {
-				t.Errorf("%s: one terminal got %d bytes, another %d; an announcement has %d", name, s.all[0].got, got, size)
+			if got := terminal.got; got != s.all[0].got || got < len(said)-4 || got > len(said)+4 {
+				t.Errorf("%s: one terminal got %d bytes, another %d, of the %d of %q", name, s.all[0].got, got, len(said), said)
 			}
 		}
 	}
@@ -125,9 +121,7 @@ func BenchmarkProposals(b *testing.B) {
 		s := newSide(b, name, "ROUND=500ms")
 		s.join(n)
 		turns(b, "proposals/s", func() float64 {
-			if name == "ours" { // the floor has no rounds
-				s.hear()
-			}
+			s.hear() // a round begins
 			s.rest()
 			started := time.Now()
 			for _, t := range s.all {
@@ -248,8 +242,7 @@ type side struct {
 	pid      int
 	speaker  net.Conn // a terminal that sets off what the others are to get, and is not measured
 
-	// One goroutine serves the others, with epoll, since a goroutine for each would
-	// cost more than the server that is measured.
+	// One goroutine serves the others, since one for each would cost more than the server.
 	epoll   int
 	count   int        // how many there are to be
 	all     []terminal // those that read
@@ -297,7 +290,8 @@ func newSide(tb testing.TB, name string, settings ...string) *side {
 			fmt.Fprintln(os.Stderr, "bench: side=redis is skipped: redis-server is not installed")
 			s.SkipNow()
 		}
-		command = []string{"redis-server", "--bind", "127.0.0.1", "--port", port, "--protected-mode", "no", "--save", "", "--maxclients", "19900"}
+		command = []string{"redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "",
+			"--protected-mode", "no", "--maxclients", "19900"}
 		s.joins, s.joined = "HELLO 3\r\nSUBSCRIBE a\r\n", "a\r\n:1\r\n"
 		s.announce = fmt.Sprintf("*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$%d\r\n%s\r\n", len(announcement), announcement)
 	}
@@ -452,7 +446,7 @@ func (s *side) rest() {
 // are too many to look at; until then, those that are still to join do so. It returns the time
 // from the first one to the last, in ms.
 func (s *side) allSee(marker string, size int) float64 {
-	joining := len(s.all) < s.count
+	joining := len(s.all) < s.count // is not slowed down by glances
 	for i, t := range s.all {
 		s.all[i] = terminal{fd: t.fd}
 	}
@@ -460,10 +454,10 @@ func (s *side) allSee(marker string, size int) float64 {
 	if size > 0 {
 		flags = syscall.MSG_TRUNC
 	}
-	// How long bytes may collect between two looks at them: the error of what is measured.
-	// To be woken for each terminal's bytes would cost more than all the rest.
+	// How long bytes may collect between two looks at them: the error of what is measured. To be
+	// woken for each terminal's bytes would cost more than all the rest.
 	glance := syscall.Timespec{Nsec: 200_000}
-	var first, last time.Time
+	var first time.Time
 	for done, end := 0, time.Now().Add(patience); done < s.count; {
 		for len(s.all) < min(s.count, done+window) {
 			s.connect(false)
@@ -477,13 +471,12 @@ func (s *side) allSee(marker string, size int) float64 {
 		}
 		if !t.done && (size > 0 && t.got >= size || size == 0 && bytes.Contains(p, []byte(marker))) {
 			t.done = true
-			done++
-			if last = time.Now(); done == 1 {
-				first = last
+			if done++; done == 1 {
+				first = time.Now()
 			}
 		}
 	}
-	return 1e3 * last.Sub(first).Seconds()
+	return 1e3 * time.Since(first).Seconds()
 }
 
 // hear has the server make an announcement that all terminals hear, which takes so many ms.

@@ -36,6 +36,8 @@ const (
 	// Typed to the floor, these have it write to all terminals.
 	orderAnnouncement = "announce\n"
 	orderBroadcast    = "broadcast\n"
+
+	flooders = 8 // how many terminals flood
 )
 
 // serve has a handler talk with each terminal that connects to ADDR.
@@ -50,10 +52,9 @@ func serve(handleConn func(net.Conn)) error {
 	return err
 }
 
-// runFloor is a server that does nothing but the sockets' work: what it costs, any server costs
-// that is written in Go with a goroutine blocked in a read for each connection. It answers each
-// line with as much as the contract says, so that joining and proposing are as much traffic as
-// they are on the real server.
+// runFloor is a server that does nothing but the sockets' work: what it costs, any server costs that
+// is written in Go with a goroutine blocked in a read for each connection. It answers each line with
+// as much as the contract says: joining and proposing are as much traffic as on the real server.
 func runFloor() error {
 	chain, _ := json.Marshal(newChain())
 	broadcast := []byte("\n" + string(chain) + "\n" + prompt)
@@ -186,9 +187,6 @@ func runTutorial() error {
 		}
 	})
 }
-
-// flooders is how many terminals flood.
-const flooders = 8
 
 // runFlood has some terminals join the server at ADDR. They send proposals as fast as it takes
 // them and read what they are told, until the process is killed or the server closes one.

@@ -554,6 +554,7 @@ func TestPulses(t *testing.T) {
 			h.match(mallory.types(typed+"\n"), "\nslashed: "+quoted+" is not a pulse (a whole number, 0 or more); 9223372036854775807 tokens forfeited\n")
 			mallory.isGone()
 			h.shows("validators: 1 with 1 tokens staked\n  <alice> 1\n  slashed: <mallory>\n    9223372036854775807 tokens, for " + quoted + "\n")
+			h.warns("")
 			const drawn = "ticket <ticket> of 9223372036854775808 was slashed, again: ticket 1 of 1"
 			alice.plays("«28s later»\nwinning validator: <alice>\nblock 1, BPM 71: " + drawn + ", secret <secret>\nyou forged block 1\ndraw 2 seal: <seal2>\n\nEnter a new BPM:" +
 				"«draw»\n\nblock 1: " + drawn + "; the lines of its draw:\n<secret>\n<mallory> 9223372036854775807 slashed\n<alice> 1 71\n\nEnter a new BPM:")
@@ -818,7 +819,7 @@ func TestDrawnOnce(t *testing.T) {
 					t.Errorf("the log says %q", text)
 				}
 			}
-			said(1, "\n")
+			said(1, "block 1 is not kept after a second: until it is, nobody can propose\n")
 			record, _ := os.ReadFile(h.drawsFile)
 			time.Sleep(60500 * time.Millisecond)
 			said(1, "every second\n")

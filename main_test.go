@@ -208,14 +208,9 @@ func (h *hall) connect() *person { return h.connectFrom(netip.Prefix{}) }
 func (h *hall) connectFrom(from netip.Prefix) *person {
 	synctest.Wait() // until all has happened that happens before
 	client, server := wire()
-	return h.sit(client, server, func() { h.handleConn(server, from) })
-}
-
-// sit makes a person of the ends of a connection, which serve serves.
-func (h *hall) sit(client, server duplex, serve func()) *person {
 	p := &person{h: h, client: client, server: server, input: make(chan string, 100), served: make(chan struct{})}
 	ended := make(chan struct{})
-	go func() { serve(); close(p.served) }()
+	go func() { h.handleConn(server, from); close(p.served) }()
 	go func() { io.Copy(p, client); close(ended) }()
 	go func() {
 		for {
@@ -600,6 +595,8 @@ func blocksIn(t testing.TB, text string) []Block {
 	return blocks
 }
 
+var broadcast = regexp.MustCompile(`(?m)^\[.*\]$`)
+
 // The newest BROADCAST_BLOCKS blocks, or all, come every BROADCAST after a terminal connected.
 func TestBroadcast(t *testing.T) {
 	for _, limit := range []int{0, 1, 3, 10} {
@@ -625,7 +622,7 @@ func TestBroadcast(t *testing.T) {
 			for newest := 2; newest <= 35; newest++ {
 				alice.types("70\n")
 				time.Sleep(s.roundLength)
-				shown := regexp.MustCompile(`(?m)^\[.*\]$`).FindAllString(eve.next(), -1)
+				shown := broadcast.FindAllString(eve.next(), -1)
 				all := map[bool]int{true: 99}[limit == 0]
 				if blocks := blocksIn(t, shown[0]); len(shown) != 1 || blocks[len(blocks)-1].Index != newest || len(blocks) != min(limit+all, newest+1) {
 					t.Fatalf("of %d blocks, %d are shown, up to block %d", newest+1, len(blocks), blocks[len(blocks)-1].Index)
@@ -784,7 +781,7 @@ func TestWeek(t *testing.T) {
 		if m, g := heap(), runtime.NumGoroutine(); m > memory+1<<20 || g > goroutines+5 {
 			t.Errorf("after a week %d bytes and %d goroutines, before %d and %d", m, g, memory, goroutines)
 		}
-		blocks := blocksIn(t, regexp.MustCompile(`(?m)^\[.*\]$`).FindString(shown))
+		blocks := blocksIn(t, broadcast.FindString(shown))
 		if head := blocks[len(blocks)-1]; head.Index != rounds && head.Index != rounds-1 || head.Timestamp !=
 			time.Date(2000, 1, 1, 0, 0, 30*head.Index, 0, time.UTC).Format("2006-01-02T15:04:05.000000000Z") {
 			t.Errorf("after a week, the newest block is %+v", head)

@@ -712,15 +712,12 @@ func (n *network) keepRecord(d *drawnBlock) error {
 	if err == nil {
 		err = n.draws.Append(line)
 	}
-	if errors.Is(err, linefile.ErrChanged) || errors.Is(err, os.ErrClosed) {
-		n.draws.Close()
-		draws, fault := linefile.Open(n.drawsFile)
-		if fault == nil {
-			n.log.Printf("%v; the draws go on in the file of that name that is there now", err)
-			n.draws = draws
-			fault = draws.Append(line)
+	if errors.Is(err, linefile.ErrChanged) {
+		changed := err
+		if err = n.draws.Reopen(); err == nil {
+			n.log.Printf("%v; the draws go on in the file of that name that is there now", changed)
+			err = n.draws.Append(line)
 		}
-		err = fault
 	}
 	return err
 }
@@ -817,12 +814,12 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
 	}
 	// The draws first: each but the last was announced, so that its block is in the chain that is read.
-	draws, err := openAsItIs(cmp.Or(drawsName, os.DevNull))
+	draws, err := linefile.OpenAsItIs(cmp.Or(drawsName, os.DevNull))
 	if err != nil {
 		return err
 	}
 	defer draws.Close()
-	chain, err := openAsItIs(chainName)
+	chain, err := linefile.OpenAsItIs(chainName)
 	if err != nil {
 		return err
 	}
@@ -850,36 +847,13 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	if err := records.MatchEnd(head.Index); err != nil {
 		return fmt.Errorf("%s: %w", drawsName, err)
 	}
-	fmt.Fprintf(stdout, "ok: %d draws", records.Matched)
-	if without := head.Index - records.Matched; without > 0 {
-		fmt.Fprintf(stdout, "; %d blocks have no record of their draw", without)
-	}
-	if n := len(records.Anew); n > 0 {
-		fmt.Fprintf(stdout, "; the seal was made anew %d times, as after a restart (lines %s)", n, strings.Join(records.Anew, ", "))
-	}
-	fmt.Fprintln(stdout)
+	fmt.Fprintf(stdout, "ok: %s\n", records.Summary(head.Index))
 	return nil
-}
-
-// snapshot is a file up to the size that it had when it was opened.
-type snapshot struct {
-	io.Reader
-	io.Closer
-}
-
-// openAsItIs opens a file of which what is added later is not read.
-func openAsItIs(name string) (snapshot, error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return snapshot{}, err
-	}
-	size, err := file.Seek(0, io.SeekEnd)
-	return snapshot{io.NewSectionReader(file, 0, size), file}, err
 }
 
 // fairness shows whether wins follow stakes, from a draws file.
 func fairness(drawsName string, stdout io.Writer) error {
-	draws, err := openAsItIs(drawsName)
+	draws, err := linefile.OpenAsItIs(drawsName)
 	if err != nil {
 		return err
 	}

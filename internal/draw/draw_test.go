@@ -227,7 +227,7 @@ func (f *files) verify(draws string) string {
 		r.Match(i, b.hash, b.name, b.note)
 	}
 	err := r.MatchEnd(len(f.chain) - 1)
-	return fmt.Sprint(r.Matched, r.Anew, " ", err)
+	return fmt.Sprint(r.matched, r.anew, " ", err)
 }
 
 // Records may be missing, or without a block in the chain if the last for their index; all else is a fault.

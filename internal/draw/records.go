@@ -48,8 +48,8 @@ type Records struct {
 	err     error
 
 	// What Match has seen.
-	Matched int      // records of blocks that are in the chain
-	Anew    []string // the lines of draws whose seal is not the one told with the block before, as after a restart
+	matched int      // records of blocks that are in the chain
+	anew    []string // the lines of draws whose seal is not the one told with the block before, as after a restart
 	seal    string   // told for the draw of block sealed
 	sealed  int
 }
@@ -89,7 +89,7 @@ func (r *Records) read(line []byte) (err error) {
 		return errors.New("the next seal is no SHA-256")
 	}
 	if r.Index == r.sealed && r.Draw.Seal() != r.seal {
-		r.Anew = append(r.Anew, strconv.Itoa(r.lines.Number()))
+		r.anew = append(r.anew, strconv.Itoa(r.lines.Number()))
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (r *Records) Match(index int, block, name, note string) {
 			return
 		}
 		if own {
-			r.Matched++
+			r.matched++
 			r.seal, r.sealed = r.NextSeal, index+1
 			if r.Scan() && r.Index == index {
 				r.fail(line+1, fmt.Errorf("block %d has a record already", index))
@@ -156,4 +156,16 @@ func (r *Records) MatchEnd(head int) error {
 		r.fail(r.lines.Number(), errNotInChain)
 	}
 	return r.Err()
+}
+
+// Summary says how many draws of the blocks up to the head were matched, how many were not, and where a seal was made anew.
+func (r *Records) Summary(head int) string {
+	s := fmt.Sprintf("%d draws", r.matched)
+	if without := head - r.matched; without > 0 {
+		s += fmt.Sprintf("; %d blocks have no record of their draw", without)
+	}
+	if n := len(r.anew); n > 0 {
+		s += fmt.Sprintf("; the seal was made anew %d times, as after a restart (lines %s)", n, strings.Join(r.anew, ", "))
+	}
+	return s
 }

@@ -162,6 +162,19 @@ func (f *File) Close() error {
 	return f.disk.Close()
 }
 
+// Reopen closes the file and goes on with the one of its name that is there now, as [Open] does: after ErrChanged, where what
+// was there before may be done without. If it fails, each change fails with ErrChanged until it is called again and does not.
+func (f *File) Reopen() error {
+	f.Close()
+	again, err := Open(f.name)
+	if err != nil {
+		f.left = nil // so that a change looks at it, and finds it closed
+		return err
+	}
+	*f = *again
+	return nil
+}
+
 // prepare cuts the file to end bytes, if it is as we left it. It fails with ErrChanged if not.
 func (f *File) prepare(end int64) error {
 	there, err := os.Stat(f.name)
@@ -172,6 +185,8 @@ func (f *File) prepare(end int64) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		what = "it is gone"
+	case errors.Is(err, os.ErrClosed):
+		what = "it could not be opened again"
 	case err != nil:
 		return err
 	case !os.SameFile(there, f.left):
@@ -222,6 +237,19 @@ func (f *File) cut(end int64) error {
 func (f *File) remember() (err error) {
 	f.left, err = f.disk.Stat()
 	return err
+}
+
+// OpenAsItIs opens a file, which may be in use, to be read up to the size that it has now.
+func OpenAsItIs(name string) (io.ReadCloser, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	size, err := file.Seek(0, io.SeekEnd)
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.NewSectionReader(file, 0, size), file}, err
 }
 
 // Lines is a reading of lines: a [bufio.Scanner] that counts them. Its memory is bounded by the longest line.

@@ -242,6 +242,52 @@ func TestChangedByOthers(t *testing.T) {
 	}
 }
 
+// A file that somebody else has changed can be given up for the one of that name; while that cannot be opened, nothing is written.
+func TestReopen(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lines")
+	f, err := Open(name)
+	if err = errors.Join(err, do(f, "A"), os.Rename(name, name+".old"), os.Mkdir(name, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := do(f, "A"); !errors.Is(err, ErrChanged) || f.Reopen() == nil || f.Reopen() == nil {
+		t.Error("there is a folder of that name:", err)
+	}
+	if err := errors.Join(os.Remove(name), os.Rename(name+".old", name)); err != nil {
+		t.Fatal(err)
+	}
+	if err := do(f, "A"); !errors.Is(err, ErrChanged) || !strings.HasSuffix(err.Error(), "it could not be opened again") {
+		t.Error("it is back, and not opened:", err)
+	}
+	for _, want := range []string{"new\nnew\n", "new\n"} { // what was there, and a new one
+		if err := errors.Join(f.Reopen(), do(f, "A")); err != nil {
+			t.Error(err)
+		}
+		if _, err := Open(name); !errors.Is(err, ErrInUse) {
+			t.Error("it is not locked:", err)
+		}
+		if data, _ := os.ReadFile(name); string(data) != want {
+			t.Errorf("it holds %q, want %q", data, want)
+		}
+		os.Remove(name)
+	}
+	f.Close()
+}
+
+// A file that is opened as it is can be in use, and ends where it ended then.
+func TestOpenAsItIs(t *testing.T) {
+	_, f := openTest(t, "one\ntail")
+	r, err := OpenAsItIs(f.name)
+	if err = errors.Join(err, edit(f.name, "one\ntail and more", 2)); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := io.ReadAll(r); string(data) != "one\ntail" || errors.Join(err, r.Close()) != nil || r.Close() == nil {
+		t.Errorf("%q, %v", data, err)
+	}
+	if _, err := OpenAsItIs(f.name + ".none"); !errors.Is(err, os.ErrNotExist) {
+		t.Error("there is no file:", err)
+	}
+}
+
 // What others change while a line is synced does not pass for ours.
 func TestChangedMeanwhile(t *testing.T) {
 	d, f := openTest(t, "")

@@ -352,11 +352,11 @@ validator in 22 is off by 2 or more, and 1 in 370 by 3 or more. Here, of 0 who
 took part often enough to tell (a standard deviation of 2 wins): 0 and 0.
 <nil>`)
 
-	all := []*tally{{strings.Repeat("x", 64), 1_000_000, 1_000_000, 1_000_000, 0}} // always alone, so nothing was off
+	all := []tally{{strings.Repeat("x", 64), 1_000_000, 1_000_000, 1_000_000, 0}} // always alone, so nothing was off
 	for i := range 22 {
-		all = append(all, &tally{fmt.Sprintf("v%d", i), 1000, 80 + i, 90, 25}) // off from -2.0 to +2.2
+		all = append(all, tally{fmt.Sprintf("v%d", i), 1000, 80 + i, 90, 25}) // off from -2.0 to +2.2
 	}
-	all = append(all, &tally{"lucky", 1_000_000, 15, 0, 0}, &tally{"poor", 1000, 85, 70, 25})
+	all = append(all, tally{"lucky", 1_000_000, 15, 0, 0}, tally{"poor", 1000, 85, 70, 25})
 	var b strings.Builder
 	show(&b, 1_000_000, all)
 	lines := strings.Split(b.String(), "\n")

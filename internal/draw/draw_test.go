@@ -208,13 +208,6 @@ func (f *files) verify(draws string) string {
 
 // Records may be missing, or without a block in the chain if the last for their index; all else is a fault.
 func TestMatch(t *testing.T) {
-	const (
-		missing  = "; %d blocks have no record of their draw"
-		anew     = "; the seal was made anew %d times, as after a restart (lines %s)"
-		notThere = "line %d: its block is not in the chain, or not in that order"
-		already  = "line %d: block %d has a record already"
-		another  = "line 2: block 2 of the chain has another hash, winner or BPM"
-	)
 	plain := newFiles().round().round().round(5).round(most, 5)
 	killed := newFiles().round().round().round().round().crash()
 	crashed := newFiles().round().round().crash().round().round().crash().round().crash() // for blocks 1, 2, 2, 3, 3
@@ -229,22 +222,21 @@ func TestMatch(t *testing.T) {
 		want  string
 	}{
 		{plain, "1234", "4 draws"},
-		{plain, "", "0 draws" + fmt.Sprintf(missing, 4)},
-		{plain, "24", "2 draws" + fmt.Sprintf(missing, 2)},
-		{plain, "11234", fmt.Sprintf(already, 2, 1)},
-		{plain, "12344", fmt.Sprintf(already, 5, 4)},
+		{plain, "", "0 draws; 4 blocks have no record of their draw"},
+		{plain, "24", "2 draws; 2 blocks have no record of their draw"},
+		{plain, "11234", "line 2: block 1 has a record already"},
+		{plain, "12344", "line 5: block 4 has a record already"},
 		{plain, "1324", "line 3: it comes behind that of block 3"},
-		{plain, "1243", fmt.Sprintf(notThere, 4)},
+		{plain, "1243", "line 4: its block is not in the chain, or not in that order"},
 		{killed, "1234", "3 draws"}, // the last one has the winner of the head
-		{killed, "1243", fmt.Sprintf(notThere, 4)},
-		{crashed, "12345", "2 draws" + fmt.Sprintf(anew, 2, "3, 5")},
-		{crashed, "14", "1 draws" + fmt.Sprintf(missing, 1)},
-		{crashed, "125", fmt.Sprintf(notThere, 2)},
-		{crashed, "132", fmt.Sprintf(already, 3, 2)},
-		{restarted, "1234", "3 draws" + fmt.Sprintf(anew, 2, "2, 4")},
-		{restarted, "24", "2 draws" + fmt.Sprintf(missing, 1) + fmt.Sprintf(anew, 1, "2")},
-		{otherBPM, "12", another},
-		{otherWinner, "12", another},
+		{killed, "1243", "line 4: its block is not in the chain, or not in that order"},
+		{crashed, "12345", "2 draws; the seal was made anew 2 times, as after a restart (lines 3, 5)"},
+		{crashed, "14", "1 draws; 1 blocks have no record of their draw"},
+		{crashed, "125", "line 2: its block is not in the chain, or not in that order"},
+		{crashed, "132", "line 3: block 2 has a record already"},
+		{restarted, "1234", "3 draws; the seal was made anew 2 times, as after a restart (lines 2, 4)"},
+		{otherBPM, "12", "line 2: block 2 of the chain has another hash, winner or BPM"},
+		{otherWinner, "12", "line 2: block 2 of the chain has another hash, winner or BPM"},
 		{first, "1", "line 1: block 0 is not drawn"},
 		{spoiled, "12", "line 1: bad JSON: it should be " + strings.Replace(spoiled.lines[0], "index", "Index", 1)[:200]},
 	} {

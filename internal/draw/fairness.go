@@ -1,6 +1,7 @@
 package draw
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -98,7 +99,8 @@ func show(w io.Writer, rounds int, all []tally) error {
 	for _, t := range shown {
 		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*float64(t.wins)/most)))
 		bar[int(barWidth*t.expected/most)] = '|'
-		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n", t.name, t.rounds, t.expected, t.wins, t.off(), strings.TrimRight(string(bar), " "))
+		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
+			t.name, t.rounds, t.expected, t.wins, t.off(), bytes.TrimRight(bar, " "))
 	}
 	var judged [4]int // who took part often enough, by how far they are off at least
 	for _, t := range all {

@@ -31,8 +31,10 @@ import (
 const MaxLine = 64 << 10
 
 var (
-	ErrInUse   = errors.New("it is in use by another process") // why Open fails on a file that is open already, here or there
-	ErrChanged = errors.New("somebody else has changed it")    // why a change fails: moved, replaced, deleted, edited, cut or extended
+	// ErrInUse is why Open fails on a file that is open already, here or there.
+	ErrInUse = errors.New("it is in use by another process")
+	// ErrChanged is why a change fails: the file was moved, replaced, deleted, edited, cut or extended.
+	ErrChanged = errors.New("somebody else has changed it")
 )
 
 // File is an open file of lines. It has one owner.
@@ -156,8 +158,8 @@ func (f *File) Close() error {
 	return f.disk.Close()
 }
 
-// Reopen closes the file and goes on with the one of its name that is there now, as [Open] does: after ErrChanged, where what
-// was there before may be done without. If it fails, each change fails with ErrChanged until it is called again and does not.
+// Reopen goes on with the file of that name that is there now, as [Open] does: for when ErrChanged is no harm. If it fails,
+// each change fails with ErrChanged until it is called again.
 func (f *File) Reopen() error {
 	f.Close()
 	again, err := Open(f.name)
@@ -296,8 +298,8 @@ func (l *Lines) Err() error {
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number ") {
-		return fmt.Errorf("bad JSON: %s: the %.60s is no whole number of at most %d bits, which is what this build of the program takes",
-			wrong.Field, wrong.Value, strconv.IntSize)
+		return fmt.Errorf("bad JSON: %s: the %.60s is no whole number of at most %d bits, "+
+			"which is what this build of the program takes", wrong.Field, wrong.Value, strconv.IntSize)
 	}
 	if err != nil {
 		return fmt.Errorf("bad JSON: %w", err)

@@ -282,7 +282,9 @@ func TestOpen(t *testing.T) {
 	for range 2 {
 		f, err := Open(name)
 		same(t, name, err, nil)
-		for bad, why := range map[string]string{name: "", dir: "", filepath.Join(dir, "none", "lines"): "", os.DevNull: " is not a regular file"} {
+		for bad, why := range map[string]string{
+			name: "", dir: "", filepath.Join(dir, "none", "lines"): "", os.DevNull: " is not a regular file",
+		} {
 			_, err := Open(bad)
 			if err == nil || !strings.Contains(err.Error(), bad+why) || errors.Is(err, ErrInUse) != (bad == name) {
 				t.Errorf("%s: %v", bad, err)

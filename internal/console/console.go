@@ -3,6 +3,7 @@
 package console
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"sync"
@@ -15,25 +16,22 @@ const places = 1000
 // Writer hands what is written to a goroutine that writes it on. Each Write is
 // written whole or not at all.
 type Writer struct {
-	to      io.Writer
-	waiting chan []byte
+	mu      sync.Mutex
+	waiting chan []byte // nil: closed
+	lost    int         // writes since the last that found a place
 	done    chan struct{}
-
-	mu     sync.Mutex
-	lost   int // writes since the last that found a place
-	closed bool
 }
 
 // New makes a Writer that writes to w.
 func New(w io.Writer) *Writer {
-	c := &Writer{to: w, waiting: make(chan []byte, places), done: make(chan struct{})}
+	waiting, done := make(chan []byte, places), make(chan struct{})
 	go func() {
-		defer close(c.done)
-		for p := range c.waiting {
-			c.to.Write(p) // there is nobody to tell of an error
+		defer close(done)
+		for p := range waiting {
+			w.Write(p) // there is nobody to tell of an error
 		}
 	}()
-	return c
+	return &Writer{waiting: waiting, done: done}
 }
 
 // Write takes p and returns at once. It never fails: what finds no place is
@@ -41,12 +39,9 @@ func New(w io.Writer) *Writer {
 func (c *Writer) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return len(p), nil
-	}
-	text := append([]byte(nil), p...)
+	text := bytes.Clone(p)
 	if c.lost > 0 {
-		text = append(fmt.Appendf(nil, "(%d messages were lost here: the console did not take them)\n", c.lost), p...)
+		text = fmt.Appendf(nil, "(%d messages were lost here: the console did not take them)\n%s", c.lost, p)
 	}
 	select {
 	case c.waiting <- text:
@@ -60,9 +55,9 @@ func (c *Writer) Write(p []byte) (int, error) {
 // Close waits until all is written on, but no longer than limit.
 func (c *Writer) Close(limit time.Duration) {
 	c.mu.Lock()
-	if !c.closed {
-		c.closed = true
+	if c.waiting != nil {
 		close(c.waiting)
+		c.waiting = nil
 	}
 	c.mu.Unlock()
 	select {

@@ -26,9 +26,9 @@ type Roll struct {
 	Due *time.Timer
 
 	stakes map[string]int64 // of each address, in tokens
-	total  *big.Int         // their sum; may pass 64 bits
-	news   news
-	paid   time.Time // the reports so far are paid for, price each, until then
+	total  big.Int          // their sum; may pass 64 bits
+	news   *news            // nil: there is none
+	paid   time.Time        // the reports so far are paid for, price each, until then
 }
 
 // news is what was not shown yet.
@@ -52,15 +52,14 @@ func (s *some) add(what string) {
 func NewRoll() *Roll {
 	due := time.NewTimer(time.Hour)
 	due.Stop() // until there is news
-	return &Roll{Due: due, stakes: map[string]int64{}, total: new(big.Int)}
+	return &Roll{Due: due, stakes: map[string]int64{}}
 }
 
 // Join adds a validator at a new address.
 func (r *Roll) Join(address string, stake int64) {
 	r.stakes[address] = stake
-	r.total.Add(r.total, big.NewInt(stake))
-	r.expect()
-	r.news.joined.add(address)
+	r.total.Add(&r.total, big.NewInt(stake))
+	r.fresh().joined.add(address)
 }
 
 // Leave takes a validator off the list, if it is there.
@@ -68,47 +67,43 @@ func (r *Roll) Leave(address string) {
 	if _, there := r.stakes[address]; !there {
 		return
 	}
-	r.expect()
-	r.news.left.add(fmt.Sprintf("%s %d", address, r.remove(address)))
+	r.fresh().left.add(fmt.Sprintf("%s %d", address, r.remove(address)))
 }
 
 // Slash takes a validator off the list for what it has typed, which is shown as it is given: quoted.
 func (r *Roll) Slash(address, typed string) {
-	r.expect()
-	r.news.slashed.add(fmt.Sprintf("%s\n    %d tokens, for %s", address, r.remove(address), typed))
+	r.fresh().slashed.add(fmt.Sprintf("%s\n    %d tokens, for %s", address, r.remove(address), typed))
 }
 
 func (r *Roll) remove(address string) (stake int64) {
 	stake = r.stakes[address]
 	delete(r.stakes, address)
-	r.total.Sub(r.total, big.NewInt(stake))
+	r.total.Sub(&r.total, big.NewInt(stake))
 	return stake
 }
 
 // CutOff notes that a terminal was cut off, since it did not read.
-func (r *Roll) CutOff() {
-	r.expect()
-	r.news.cutOff++
+func (r *Roll) CutOff() { r.fresh().cutOff++ }
+
+// fresh is the news, to be added to. Due rings soon after the first, but whoever joins and leaves all day long must not
+// fill a disk.
+func (r *Roll) fresh() *news {
+	if r.news == nil {
+		now := time.Now()
+		if r.paid.Before(now) {
+			r.paid = now
+		}
+		r.paid = r.paid.Add(price)
+		r.Due.Reset(max(pause, r.paid.Sub(now)-burst*price))
+		r.news = &news{}
+	}
+	return r.news
 }
 
-// expect sees to it that Due rings for what is about to be added to the news: soon, but whoever joins and leaves
-// all day long must not fill a disk.
-func (r *Roll) expect() {
-	if r.news.joined.count+r.news.left.count+r.news.slashed.count+r.news.cutOff > 0 {
-		return // it does already
-	}
-	now := time.Now()
-	if r.paid.Before(now) {
-		r.paid = now
-	}
-	r.paid = r.paid.Add(price)
-	r.Due.Reset(max(pause, r.paid.Sub(now)-burst*price))
-}
-
-// Show shows the list and what is new on w, and warnings on l.
+// Show shows the list and what is new on w, and warnings on l. It is to be called when Due has rung.
 func (r *Roll) Show(w io.Writer, l *log.Logger) {
 	fresh := r.news
-	r.news = news{}
+	r.news = nil
 	if fresh.cutOff > 0 {
 		l.Printf("%d terminals cut off: they did not read", fresh.cutOff)
 	}
@@ -116,7 +111,7 @@ func (r *Roll) Show(w io.Writer, l *log.Logger) {
 		return
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "validators: %d with %d tokens staked\n", len(r.stakes), r.total)
+	fmt.Fprintf(&b, "validators: %d with %d tokens staked\n", len(r.stakes), &r.total)
 	shown, more := fresh.joined.newest, fresh.joined.count-len(fresh.joined.newest)
 	if len(r.stakes) <= listed {
 		shown, more = slices.Sorted(maps.Keys(r.stakes)), 0

@@ -1,6 +1,7 @@
 package draw
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ type tally struct {
 }
 
 // off is how many standard deviations the wins are above what was expected.
-func (t *tally) off() float64 {
+func (t tally) off() float64 {
 	return (float64(t.wins) - t.expected) / math.Sqrt(max(t.variance, 1e-9))
 }
 
@@ -34,25 +35,22 @@ func (t *tally) add(rounds, wins int, expected, variance float64) {
 	t.variance += variance
 }
 
-// count adds a draw to the tallies of those who could win it; nil is no draw.
-func count(tallies map[string]*tally, d *Draw, winner int) {
-	if d == nil {
-		return
-	}
+// count adds a draw to the tallies of those who could win it.
+func count(tallies map[string]tally, d *Draw, winner int) {
 	_, tickets := d.CanWin()
 	canWin, _ := new(big.Float).SetInt(tickets).Float64()
 	for i, e := range d.Entries {
 		if e.Slashed {
 			continue
 		}
-		if tallies[e.Name] == nil {
-			tallies[e.Name] = &tally{name: e.Name}
-		}
 		wins, share := 0, float64(e.Tickets)/canWin
 		if i == winner {
 			wins = 1
 		}
-		tallies[e.Name].add(1, wins, share, share*(1-share))
+		t := tallies[e.Name]
+		t.name = e.Name
+		t.add(1, wins, share, share*(1-share))
+		tallies[e.Name] = t
 	}
 }
 
@@ -68,41 +66,40 @@ func Fairness(w io.Writer, name string) error {
 		return err
 	}
 	defer file.Close()
-	if err := fairness(w, file); err != nil {
+	if err := tabulate(w, file); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
 
-func fairness(w io.Writer, file io.Reader) error {
-	tallies, rounds := map[string]*tally{}, 0
-	var last *Draw // it counts unless the next record is for the same block: then it was never announced
-	var winner, index int
+// tabulate counts the draws of a file and shows what it has come to.
+func tabulate(w io.Writer, file io.Reader) error {
+	tallies, rounds := map[string]tally{}, 0
 	records := NewRecords(file)
-	for records.Scan() {
-		if records.Index != index {
-			count(tallies, last, winner)
-			rounds++
+	for more := records.Scan(); more; {
+		d, winner, index := records.Draw, records.Outcome.Winner, records.Index
+		if more = records.Scan(); more && records.Index == index {
+			continue // it was never announced
 		}
-		last, winner, index = records.Draw, records.Outcome.Winner, records.Index
+		count(tallies, d, winner)
+		rounds++
 	}
 	if err := records.Err(); err != nil {
 		return err
 	}
-	if last == nil {
+	if rounds == 0 {
 		return errors.New("there is no draw in it yet")
 	}
-	count(tallies, last, winner)
-	return show(w, rounds, slices.SortedFunc(maps.Values(tallies), func(a, b *tally) int {
+	return show(w, rounds, slices.SortedFunc(maps.Values(tallies), func(a, b tally) int {
 		return cmp.Or(cmp.Compare(b.expected, a.expected), strings.Compare(a.name, b.name))
 	}))
 }
 
 // show shows all the tallies, which are sorted.
-func show(w io.Writer, rounds int, all []*tally) error {
+func show(w io.Writer, rounds int, all []tally) error {
 	shown := slices.Clone(all[:min(len(all), listed)])
 	if rest := all[len(shown):]; len(rest) > 0 {
-		others := &tally{name: fmt.Sprintf("%d others", len(rest))}
+		others := tally{name: fmt.Sprintf("%d others", len(rest))}
 		for _, t := range rest {
 			others.add(t.rounds, t.wins, t.expected, t.variance)
 		}
@@ -117,23 +114,20 @@ func show(w io.Writer, rounds int, all []*tally) error {
 	for _, t := range shown {
 		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*float64(t.wins)/most)))
 		bar[int(barWidth*t.expected/most)] = '|'
-		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n", t.name, t.rounds, t.expected, t.wins, t.off(), strings.TrimRight(string(bar), " "))
+		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
+			t.name, t.rounds, t.expected, t.wins, t.off(), bytes.TrimRight(bar, " "))
 	}
-	judged, beyond2, beyond3 := 0, 0, 0
+	var judged [4]int // who took part often enough, by how far they are off at least
 	for _, t := range all {
 		if t.variance < 4 {
 			continue
 		}
-		judged++
-		if math.Abs(t.off()) >= 2 {
-			beyond2++
-		}
-		if math.Abs(t.off()) >= 3 {
-			beyond3++
+		for off := range min(3, int(math.Abs(t.off()))) + 1 {
+			judged[off]++
 		}
 	}
 	_, err := fmt.Fprintf(w, "\noff: wins less those expected, in standard deviations. In a fair lottery about 1\n"+
 		"validator in 22 is off by 2 or more, and 1 in 370 by 3 or more. Here, of %d who\n"+
-		"took part often enough to tell (a standard deviation of 2 wins): %d and %d.\n", judged, beyond2, beyond3)
+		"took part often enough to tell (a standard deviation of 2 wins): %d and %d.\n", judged[0], judged[2], judged[3])
 	return err
 }

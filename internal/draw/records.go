@@ -115,24 +115,8 @@ var errNotInChain = errors.New("its block is not in the chain, or not in that or
 // for one block of the chain after the other, then MatchEnd.
 func (r *Records) Match(index int, block, name, note string) {
 	passed := 0 // the line of the record for index before, whose block is not in the chain
-	for ; ; r.Scan() {
-		line, own := r.lines.Number(), r.Block == block
-		switch {
-		case own && r.Index != index:
-			r.fail(line, fmt.Errorf("its block is block %d of the chain", index))
-			return
-		case !r.more:
-			return
-		case r.Index < index:
-			r.fail(line, fmt.Errorf("it comes behind that of block %d", index-1))
-			return
-		case r.Index > index:
-			if passed > 0 {
-				r.fail(passed, errNotInChain)
-			}
-			return
-		}
-		winner := r.Draw.Entries[r.Outcome.Winner]
+	for r.more && r.Index == index {
+		line, winner, own := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == block
 		// A record that does not count is from before a restart, where nobody had the same name.
 		if own != (winner.Name == name) || own && winner.Note != note {
 			r.fail(line, fmt.Errorf("block %d of the chain has another hash, winner or BPM", index))
@@ -147,6 +131,15 @@ func (r *Records) Match(index int, block, name, note string) {
 			return
 		}
 		passed = line
+		r.Scan()
+	}
+	switch line := r.lines.Number(); {
+	case r.Block == block && r.Index != index:
+		r.fail(line, fmt.Errorf("its block is block %d of the chain", index))
+	case r.more && r.Index < index:
+		r.fail(line, fmt.Errorf("it comes behind that of block %d", index-1))
+	case r.more && passed > 0:
+		r.fail(passed, errNotInChain)
 	}
 }
 

@@ -26,9 +26,9 @@ func openLocked(name string) (*os.File, error) {
 	return f, nil
 }
 
-// SyncFolder syncs the folder of the file, or of the file that its name is a link to.
-func (f lockedFile) SyncFolder() error {
-	name, err := filepath.EvalSymlinks(f.Name())
+// syncFolder syncs the folder of the file name, or of the file that this is a link to.
+func syncFolder(name string) error {
+	name, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return err
 	}

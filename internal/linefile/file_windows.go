@@ -22,5 +22,5 @@ func openLocked(name string) (*os.File, error) {
 	return os.NewFile(uintptr(h), name), nil
 }
 
-// SyncFolder does nothing: Windows keeps folders by itself.
-func (lockedFile) SyncFolder() error { return nil }
+// syncFolder does nothing: Windows keeps folders by itself.
+func syncFolder(string) error { return nil }

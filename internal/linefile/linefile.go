@@ -3,11 +3,10 @@
 // The file is a sequence of lines, each ended by a newline, and nothing else. A line counts if its newline is there.
 // What stands after the last newline is the tail. How to tell that a line is as it was written is up to the caller.
 //
-// Append writes a line with its newline at the end and syncs the file, so that a line is on disk before anybody is told
-// of it. A crash before that leaves nothing of it, all of it, or a part without newline: the tail. CutTail removes a
-// tail, as the next Append does; KeepTail makes it a line. If writing or syncing fails, what was written is taken back;
-// if even that fails, the next change does it first: nothing is ever written behind the remains of a line. A new file
-// could be gone after a crash, so its folder is synced too.
+// Append syncs the file, so that a line is on disk before anybody is told of it. A crash before that leaves nothing of
+// it, all of it, or a part without newline: the tail. CutTail removes a tail, as the next Append does; KeepTail makes it
+// a line. If writing or syncing fails, what was written is taken back; if even that fails, the next change does it first:
+// nothing is ever written behind the remains of a line. A new file could be gone after a crash, so its folder is synced.
 //
 // Open locks the file, but an editor does not ask for locks. So each change first looks whether the file is as we left
 // it, and else fails with ErrChanged. What this cannot see: an edit that leaves the size and comes within a tick of the
@@ -32,8 +31,10 @@ import (
 const MaxLine = 64 << 10
 
 var (
-	ErrInUse   = errors.New("it is in use by another process") // why Open fails on a file that is open already, here or there
-	ErrChanged = errors.New("somebody else has changed it")    // why a change fails: moved, replaced, deleted, edited, cut or extended
+	// ErrInUse is why Open fails on a file that is open already, here or there.
+	ErrInUse = errors.New("it is in use by another process")
+	// ErrChanged is why a change fails: the file was moved, replaced, deleted, edited, cut or extended.
+	ErrChanged = errors.New("somebody else has changed it")
 )
 
 // File is an open file of lines. It has one owner.
@@ -45,19 +46,15 @@ type File struct {
 	left  os.FileInfo // the file after our last change; nil: not known
 }
 
-// disk is what a File needs of a lockedFile.
+// disk is what a File needs of an [os.File].
 type disk interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
 	Truncate(size int64) error
 	Sync() error
-	SyncFolder() error // so that a new file is there after a crash
 	Stat() (os.FileInfo, error)
 }
-
-// lockedFile is the disk that openLocked has opened.
-type lockedFile struct{ *os.File }
 
 // Open opens the file name, which it creates if there is none, and locks it. It fails with ErrInUse, or if that is no
 // regular file. It reads no more than the tail and 64 KiB. The file of the empty name takes lines and keeps none.
@@ -69,7 +66,7 @@ func Open(name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(name, lockedFile{file})
+	return open(name, file)
 }
 
 // open makes a File of what Open has opened. If it fails, it closes that.
@@ -84,7 +81,7 @@ func open(name string, file disk) (*File, error) {
 		f.whole, err = wholeLines(file, f.end)
 	}
 	if err == nil {
-		if err = file.SyncFolder(); errors.Is(err, syscall.EINVAL) {
+		if err = syncFolder(name); errors.Is(err, syscall.EINVAL) {
 			err = nil // folders cannot be synced on this file system
 		}
 	}
@@ -104,10 +101,9 @@ func wholeLines(r io.ReaderAt, size int64) (int64, error) {
 		if n, err := r.ReadAt(part, size); n < len(part) {
 			return 0, fmt.Errorf("looking for the last line: %w", err)
 		}
-		if bytes.IndexByte(part, '\n') < 0 { // which is much faster than LastIndexByte
-			continue
+		if bytes.IndexByte(part, '\n') >= 0 { // which is much faster than LastIndexByte
+			return size + int64(bytes.LastIndexByte(part, '\n')) + 1, nil
 		}
-		return size + int64(bytes.LastIndexByte(part, '\n')) + 1, nil
 	}
 	return 0, nil
 }
@@ -162,8 +158,8 @@ func (f *File) Close() error {
 	return f.disk.Close()
 }
 
-// Reopen closes the file and goes on with the one of its name that is there now, as [Open] does: after ErrChanged, where what
-// was there before may be done without. If it fails, each change fails with ErrChanged until it is called again and does not.
+// Reopen goes on with the file of that name that is there now, as [Open] does: for when ErrChanged is no harm. If it fails,
+// each change fails with ErrChanged until it is called again.
 func (f *File) Reopen() error {
 	f.Close()
 	again, err := Open(f.name)
@@ -302,8 +298,8 @@ func (l *Lines) Err() error {
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number ") {
-		return fmt.Errorf("bad JSON: %s: the %.60s is no whole number of at most %d bits, which is what this build of the program takes",
-			wrong.Field, wrong.Value, strconv.IntSize)
+		return fmt.Errorf("bad JSON: %s: the %.60s is no whole number of at most %d bits, "+
+			"which is what this build of the program takes", wrong.Field, wrong.Value, strconv.IntSize)
 	}
 	if err != nil {
 		return fmt.Errorf("bad JSON: %w", err)

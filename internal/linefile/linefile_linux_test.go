@@ -2,6 +2,7 @@ package linefile
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,26 +19,30 @@ func TestNonBlocking(t *testing.T) {
 	}
 }
 
-// The folder that is synced is the file's own, also if the file is opened by a link: no folder in /proc can be synced.
+// The folder of a new file is synced, also if its name is a link. That no folder in /proc can be synced is no fault.
 func TestSyncFolder(t *testing.T) {
-	link := filepath.Join(t.TempDir(), "link")
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
 	if err := os.Symlink("/proc/self/comm", link); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"/proc/self/comm", link} {
+		if err := syncFolder(name); !errors.Is(err, syscall.EINVAL) || !strings.HasPrefix(err.Error(), "sync /proc/") {
+			t.Error(name, err)
+		}
+		if f, err := Open(name); err != nil || f.Close() != nil {
+			t.Error(name, err)
+		}
+	}
 	var limit syscall.Rlimit
 	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
-	for _, name := range []string{"/proc/self/comm", link} {
-		file, err := os.Open(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
-		err = lockedFile{file}.SyncFolder()
-		syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1, Max: limit.Max}) // too few to open a folder
-		unopened := lockedFile{file}.SyncFolder()
-		syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
-		if !errors.Is(err, syscall.EINVAL) || !strings.HasPrefix(err.Error(), "sync /proc/") || !errors.Is(unopened, syscall.EMFILE) {
-			t.Error(name, err, unopened)
-		}
+	next, _ := os.Open(dir)
+	few := uint64(next.Fd()) + 1 // enough for the file, too few for its folder
+	next.Close()
+	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: few, Max: limit.Max})
+	_, err := Open(filepath.Join(dir, "new"))
+	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	if want := "open " + dir + ": too many open files"; fmt.Sprint(err) != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 }

@@ -4,54 +4,63 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
 )
+
+func same(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if got, want := fmt.Sprint(got), fmt.Sprint(want); got != want {
+		t.Errorf("%s:\n%.300s\nwant:\n%.300s", what, got, want)
+	}
+}
 
 var errDisk = errors.New("the disk is broken") // what a testDisk fails with
 
 // testDisk is a file on which calls fail if a test says so.
 type testDisk struct {
 	*os.File
-	full                            int64 // it takes no byte from this offset on; 0: it takes all
-	noSync, noFolder, noCut, noStat error
-	meanwhile                       func() // happens while it is synced
-	synced                          string // what it held at the last sync
-	reads                           int64  // in bytes
-	writes, closes                  int
+	full      int64  // it takes no byte from this offset on; 0: it takes all
+	broken    string // which of "sync", "cut" and "stat" fail
+	meanwhile func() // happens while it is synced
+	synced    string // what it held at the last sync
+	reads     int64  // in bytes
 }
 
 // openTest makes a file of that content and opens it on a disk on which nothing fails yet.
 func openTest(t *testing.T, content string) (*testDisk, *File) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "lines")
-	if err := edit(name, content, 1); err != nil {
+	err := edit(name, content, 1)
+	file, fault := openLocked(name)
+	d := &testDisk{File: file, synced: content, meanwhile: func() {}}
+	f, lost := open(name, d)
+	if err := errors.Join(err, fault, lost); err != nil {
 		t.Fatal(err)
 	}
-	file, err := openLocked(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { file.Close() })
-	d := &testDisk{File: file}
-	f, err := open(name, d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { f.Close() })
 	return d, f
 }
 
-// content returns what the file holds.
+// content returns what the open file holds, wherever it is by now.
 func (d *testDisk) content() string {
-	data, _ := os.ReadFile(d.Name())
+	data, _ := io.ReadAll(io.NewSectionReader(d.File, 0, 1<<20))
 	return string(data)
+}
+
+// fault is the error of a call.
+func (d *testDisk) fault(call string) error {
+	if strings.Contains(d.broken, call) {
+		return errDisk
+	}
+	return nil
 }
 
 func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
@@ -60,7 +69,6 @@ func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
 }
 
 func (d *testDisk) WriteAt(p []byte, at int64) (int, error) {
-	d.writes++
 	if d.full == 0 || at+int64(len(p)) <= d.full {
 		return d.File.WriteAt(p, at)
 	}
@@ -69,50 +77,53 @@ func (d *testDisk) WriteAt(p []byte, at int64) (int, error) {
 }
 
 func (d *testDisk) Truncate(size int64) error {
-	if d.noCut != nil {
-		return d.noCut
+	if d.fault("cut") != nil {
+		return errDisk
 	}
-	d.writes++
 	return d.File.Truncate(size)
 }
 
 func (d *testDisk) Sync() error {
-	if d.meanwhile != nil {
-		d.meanwhile()
-	}
-	if d.noSync == nil {
+	if d.meanwhile(); d.fault("sync") == nil {
 		d.synced = d.content()
 	}
-	return d.noSync
+	return d.fault("sync")
 }
 
 func (d *testDisk) Stat() (os.FileInfo, error) {
-	if d.noStat != nil {
-		return nil, d.noStat
+	if d.fault("stat") != nil {
+		return nil, errDisk
 	}
 	return d.File.Stat()
 }
-
-func (d *testDisk) SyncFolder() error { return d.noFolder }
-func (d *testDisk) Close() error      { d.closes++; return nil }
 
 // edit writes a file as others do, at the second when, which is long ago.
 func edit(name, content string, when int64) error {
 	return errors.Join(os.WriteFile(name, []byte(content), 0o644), os.Chtimes(name, time.Time{}, time.Unix(when, 0)))
 }
 
-// read returns the whole lines and the tail.
-func read(t *testing.T, l *Lines) (whole, tail string) {
-	t.Helper()
+// read returns the whole lines, "|", and the tail or the error; it checks the numbers.
+func read(l *Lines) string {
+	all := ""
 	for n := 1; l.Scan(); n++ {
-		if whole += string(l.Bytes()) + "\n"; l.Number() != n {
-			t.Errorf("line %d has number %d", n, l.Number())
+		if all += l.Text() + "\n"; l.Number() != n {
+			all += fmt.Sprintf("this line has number %d\n", l.Number())
 		}
 	}
 	if l.Scan() || l.Err() != nil {
-		t.Error("after the end:", l.Err())
+		return fmt.Sprint(all, "|", l.Err())
 	}
-	return whole, string(l.Tail())
+	return all + "|" + string(l.Tail())
+}
+
+// look says what the file of d and f is like.
+func look(d *testDisk, f *File) string {
+	return fmt.Sprintf("%q, synced %q, read %q, tail size %d", d.content(), d.synced, read(f.Lines(5)), f.TailSize())
+}
+
+// good is what look says of a file of such lines and tail, which are synced.
+func good(whole, tail string) string {
+	return fmt.Sprintf("%q, synced %[1]q, read %q, tail size %d", whole+tail, whole+"|"+tail, len(tail))
 }
 
 // do does the steps in turn: A appends a line, "new"; K keeps the tail; C cuts it off.
@@ -128,26 +139,18 @@ func do(f *File, steps string) (err error) {
 func TestCutAnywhere(t *testing.T) {
 	const content = "one\n\nthree\nfour\n"
 	for at := range len(content) + 1 {
-		whole, kept := content[:strings.LastIndex(content[:at], "\n")+1], content[:at]
-		tail := content[len(whole):at]
+		whole := content[:strings.LastIndex(content[:at], "\n")+1]
+		tail, kept := content[len(whole):at], content[:at]
 		if tail != "" {
 			kept += "\n"
 		}
 		for steps, want := range map[string]string{
-			"": whole + tail, "A": whole + "new\n", "K": kept, "C": whole,
-			"KA": kept + "new\n", "CKA": whole + "new\n", "AKCA": whole + "new\nnew\n",
+			"A": whole + "new\n", "K": kept, "C": whole, "KA": kept + "new\n", "CKA": whole + "new\n", "AKCA": whole + "new\nnew\n",
 		} {
 			d, f := openTest(t, content[:at])
-			if got, rest := read(t, f.Lines(5)); got != whole || rest != tail || f.TailSize() != int64(len(tail)) {
-				t.Errorf("cut at %d: it reads as %q and %q, tail size %d", at, got, rest, f.TailSize())
-			}
-			err := do(f, steps)
-			if err != nil || d.content() != want || d.writes > 0 && d.synced != want {
-				t.Errorf("cut at %d, then %s: %v; it holds %q, want %q, and synced is %q", at, steps, err, d.content(), want, d.synced)
-			}
-			if got, rest := read(t, f.Lines(5)); got+rest != want || steps != "" && f.TailSize() != 0 {
-				t.Errorf("cut at %d, then %s: it reads as %q and %q, tail size %d", at, steps, got, rest, f.TailSize())
-			}
+			same(t, "cut", look(d, f), good(whole, tail))
+			same(t, fmt.Sprintf("cut at %d, then %s", at, steps), do(f, steps), nil)
+			same(t, fmt.Sprintf("cut at %d, then %s", at, steps), look(d, f), good(want, ""))
 		}
 	}
 }
@@ -155,41 +158,34 @@ func TestCutAnywhere(t *testing.T) {
 // Whatever fails, at whatever byte, it is said, and the file is as before: at the latest when it can be. The remains of a
 // line that could not be kept are a tail to be cut, not to be kept.
 func TestBrokenDisk(t *testing.T) {
-	for n := range 6 * 8 { // where the disk is full, and each combination of what else fails
-		full, broken := 4+n/8, n%8
-		fault := func(bit int) error {
-			if broken&bit == 0 {
-				return nil
+	for _, broken := range []string{"", "sync", "cut", "stat", "sync cut", "sync stat", "cut stat", "sync cut stat"} {
+		for full := int64(4); full <= 8; full++ {
+			for _, c := range []struct{ whole, tail, step, mended, after string }{
+				{"one\n", "", "A", "A", "one\nnew\n"},
+				{"one\n", "", "A", "KC", "one\n"},
+				{"one\n", "new", "K", "K", "one\nnew\n"},
+			} {
+				d, f := openTest(t, c.whole+c.tail)
+				d.full, d.broken = full, broken
+				what := fmt.Sprintf("%s of %q, full at %d, broken %s", c.step, c.whole+c.tail, full, broken)
+				seen, err := d.fault("stat") == nil, do(f, c.step)
+				same(t, what, err == nil, full == 8 && seen && d.fault("sync") == nil)
+				if err == nil {
+					continue
+				}
+				same(t, what, read(f.Lines(5)), c.whole+"|"+c.tail)
+				if d.fault("cut") == nil {
+					same(t, what, d.content(), c.whole+c.tail)
+				}
+				if seen {
+					same(t, what, f.TailSize(), len(d.content())-len(c.whole))
+				}
+				if seen || c.mended != "KC" { // else nobody knows of the remains
+					d.full, d.broken = 0, ""
+					same(t, what+", mended", do(f, c.mended), nil)
+					same(t, what+", mended", look(d, f), good(c.after, ""))
+				}
 			}
-			return errDisk
-		}
-		for _, c := range []struct{ before, step, mended, after string }{
-			{"one\n", "A", "A", "one\nnew\n"},
-			{"one\n", "A", "KC", "one\n"},
-			{"one\nnew", "K", "K", "one\nnew\n"},
-		} {
-			t.Run(fmt.Sprintf("%s full at %d and %b, %s", c.step, full, broken, c.mended), func(t *testing.T) {
-				d, f := openTest(t, c.before)
-				d.full, d.noSync, d.noCut, d.noStat = int64(full), fault(1), fault(2), fault(4)
-				if err := do(f, c.step); (err == nil) != (full >= 8 && broken&5 == 0) {
-					t.Fatal(err)
-				} else if err == nil {
-					return
-				}
-				if whole, tail := read(t, f.Lines(5)); whole+tail != c.before || broken&2 == 0 && d.content() != c.before {
-					t.Errorf("it reads as %q and %q, and holds %q", whole, tail, d.content())
-				}
-				if broken&4 == 0 && f.TailSize() != int64(len(d.content())-4) {
-					t.Errorf("of %q the tail size is %d", d.content(), f.TailSize())
-				}
-				if c.mended == "KC" && broken&4 != 0 {
-					return // nobody knows of the remains
-				}
-				d.full, d.noSync, d.noCut, d.noStat = 0, nil, nil, nil
-				if err := do(f, c.mended); err != nil || d.content() != c.after || d.synced != c.after && c.mended != "KC" {
-					t.Errorf("mended: %v, and it holds %q, synced is %q", err, d.content(), d.synced)
-				}
-			})
 		}
 	}
 }
@@ -197,104 +193,78 @@ func TestBrokenDisk(t *testing.T) {
 // A failure loses nothing: neither a tail that could not be cut, nor the sight of what others did meanwhile.
 func TestNothingLost(t *testing.T) {
 	d, f := openTest(t, "one\ntail")
-	d.noCut = errDisk
-	if f.CutTail() == nil || do(f, "A") == nil || f.KeepTail() != nil || d.synced != "one\ntail\n" {
-		t.Errorf("a tail that could not be cut: %q", d.synced)
-	}
-	d.full, d.noStat = 12, errDisk // nobody sees what is left
+	d.broken = "cut"
+	same(t, "cut, add, keep", fmt.Sprint(f.CutTail(), do(f, "A"), f.KeepTail()), fmt.Sprint(errDisk, errDisk, nil))
+	same(t, "a tail that could not be cut", look(d, f), good("one\ntail\n", ""))
+	d.full, d.broken = 12, "cut stat" // nobody sees what is left
 	do(f, "A")
-	d.noCut, d.noStat = nil, nil
+	d.broken = ""
 	os.Truncate(d.Name(), 6)
-	if err := do(f, "A"); !errors.Is(err, ErrChanged) || d.content() != "one\nta" {
-		t.Errorf("somebody else has cut whole lines: %v, and it holds %q", err, d.content())
-	}
+	same(t, "somebody else has cut whole lines", errors.Is(do(f, "A"), ErrChanged), true)
+	same(t, "and then the file holds", d.content(), "one\nta")
+	d, f = openTest(t, "")
+	d.meanwhile = func() { edit(f.name, "two\n", 2) }
+	same(t, "add a line, which is edited while it is synced", do(f, "A"), nil)
+	same(t, "add another", errors.Is(do(f, "A"), ErrChanged), true)
 }
 
 // A file that somebody else has changed is not written to until it is as it was.
 func TestChangedByOthers(t *testing.T) {
 	move := func(name string) error { return os.Rename(name, name+".old") }
 	for what, change := range map[string]func(name string) error{
-		"it is gone": os.Remove,
-		"gone":       move,
-		"it is another file now": func(name string) error {
-			return errors.Join(move(name), edit(name, "8 bytes\n", 2))
-		},
-		"it was edited":       func(name string) error { return edit(name, "one\nmine", 2) },
-		"it has 12 bytes now": func(name string) error { return edit(name, "one\ntailmine", 2) },
-		"it has 4 bytes now":  func(name string) error { return os.Truncate(name, 4) },
+		"it is gone":             move,
+		"it is another file now": func(name string) error { return errors.Join(move(name), edit(name, "8 bytes\n", 2)) },
+		"it was edited":          func(name string) error { return edit(name, "one\nmine", 2) },
+		"it has 12 bytes now":    func(name string) error { return edit(name, "one\ntailmine", 2) },
+		"it has 4 bytes now":     func(name string) error { return os.Truncate(name, 4) },
 	} {
 		for _, c := range []struct{ before, step string }{{"", "K"}, {"", "C"}, {"", "A"}, {"A", "A"}} {
 			d, f := openTest(t, "one\ntail")
-			if err := errors.Join(do(f, c.before), change(f.name)); err != nil { // either way it has 8 bytes before the change
-				t.Fatal(err)
-			}
-			writes := d.writes
-			err := do(f, c.step)
-			if !errors.Is(err, ErrChanged) || !strings.HasPrefix(err.Error(), f.name) || !strings.HasSuffix(err.Error(), what) || d.writes != writes {
-				t.Errorf("%s, then %s: %v, after %d writes", what, c.step, err, d.writes-writes)
-			}
-			if os.Rename(f.name+".old", f.name) == nil && what == "gone" {
-				if err := do(f, c.step); err != nil {
-					t.Errorf("moved back, %s: %v", c.step, err)
-				}
+			same(t, what, errors.Join(do(f, c.before), change(f.name)), nil) // either way it has 8 bytes before the change
+			content, err := d.content(), do(f, c.step)
+			same(t, what, err, f.name+": "+ErrChanged.Error()+": "+what)
+			same(t, what, errors.Is(err, ErrChanged), true)
+			same(t, what, d.content(), content)
+			if os.Rename(f.name+".old", f.name) == nil {
+				same(t, c.step+" after it was moved back", do(f, c.step), nil)
 			}
 		}
 	}
 }
 
-// A file that somebody else has changed can be given up for the one of that name; while that cannot be opened, nothing is written.
+// A file that somebody else has changed can be given up for the one of that name. While that cannot be opened, nothing is
+// written.
 func TestReopen(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lines")
 	f, err := Open(name)
-	if err = errors.Join(err, do(f, "A"), os.Rename(name, name+".old"), os.Mkdir(name, 0o755)); err != nil {
-		t.Fatal(err)
+	same(t, "there is a folder of that name", errors.Join(err, do(f, "A"), os.Rename(name, name+".old"), os.Mkdir(name, 0o755)), nil)
+	for range 2 {
+		same(t, "it is changed", errors.Is(do(f, "A"), ErrChanged), true)
+		same(t, "a folder cannot be opened", f.Reopen() != nil, true)
 	}
-	if err := do(f, "A"); !errors.Is(err, ErrChanged) || f.Reopen() == nil || f.Reopen() == nil {
-		t.Error("there is a folder of that name:", err)
-	}
-	if err := errors.Join(os.Remove(name), os.Rename(name+".old", name)); err != nil {
-		t.Fatal(err)
-	}
-	if err := do(f, "A"); !errors.Is(err, ErrChanged) || !strings.HasSuffix(err.Error(), "it could not be opened again") {
-		t.Error("it is back, and not opened:", err)
-	}
+	same(t, "it is back", errors.Join(os.Remove(name), os.Rename(name+".old", name)), nil)
+	same(t, "but not opened", do(f, "A"), name+": "+ErrChanged.Error()+": it could not be opened again")
 	for _, want := range []string{"new\nnew\n", "new\n"} { // what was there, and a new one
-		if err := errors.Join(f.Reopen(), do(f, "A")); err != nil {
-			t.Error(err)
-		}
-		if _, err := Open(name); !errors.Is(err, ErrInUse) {
-			t.Error("it is not locked:", err)
-		}
-		if data, _ := os.ReadFile(name); string(data) != want {
-			t.Errorf("it holds %q, want %q", data, want)
-		}
+		same(t, "it is opened", errors.Join(f.Reopen(), do(f, "A")), nil)
+		_, err := Open(name)
+		same(t, "it is locked", errors.Is(err, ErrInUse), true)
+		data, _ := os.ReadFile(name)
+		same(t, "it holds", string(data), want)
 		os.Remove(name)
 	}
 	f.Close()
 }
 
-// A file that is opened as it is can be in use, and ends where it ended then.
+// A file that is opened as it is may be in use, and ends where it ended then.
 func TestOpenAsItIs(t *testing.T) {
 	_, f := openTest(t, "one\ntail")
 	r, err := OpenAsItIs(f.name)
-	if err = errors.Join(err, edit(f.name, "one\ntail and more", 2)); err != nil {
-		t.Fatal(err)
-	}
-	if data, err := io.ReadAll(r); string(data) != "one\ntail" || errors.Join(err, r.Close()) != nil || r.Close() == nil {
-		t.Errorf("%q, %v", data, err)
-	}
-	if _, err := OpenAsItIs(f.name + ".none"); !errors.Is(err, os.ErrNotExist) {
-		t.Error("there is no file:", err)
-	}
-}
-
-// What others change while a line is synced does not pass for ours.
-func TestChangedMeanwhile(t *testing.T) {
-	d, f := openTest(t, "")
-	d.meanwhile = func() { edit(f.name, "two\n", 2) }
-	if first, second := do(f, "A"), do(f, "A"); first != nil || !errors.Is(second, ErrChanged) {
-		t.Error(first, second)
-	}
+	same(t, "open", errors.Join(err, edit(f.name, "one\ntail and more", 2)), nil)
+	data, err := io.ReadAll(r)
+	same(t, "it holds", string(data), "one\ntail")
+	same(t, "it can be closed once", fmt.Sprint(err, r.Close(), r.Close() != nil), "<nil> <nil> true")
+	_, err = OpenAsItIs(f.name + ".none")
+	same(t, "there is no file", errors.Is(err, os.ErrNotExist), true)
 }
 
 // A file is opened once at a time, by anybody. What is in use, or is no file, or cannot be one, is an error that names it,
@@ -311,32 +281,22 @@ func TestOpen(t *testing.T) {
 	before := handles()
 	for range 2 {
 		f, err := Open(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for bad, why := range map[string]string{name: "", dir: "", filepath.Join(dir, "none", "lines"): "", os.DevNull: " is not a regular file"} {
+		same(t, name, err, nil)
+		for bad, why := range map[string]string{
+			name: "", dir: "", filepath.Join(dir, "none", "lines"): "", os.DevNull: " is not a regular file",
+		} {
 			_, err := Open(bad)
 			if err == nil || !strings.Contains(err.Error(), bad+why) || errors.Is(err, ErrInUse) != (bad == name) {
 				t.Errorf("%s: %v", bad, err)
 			}
 		}
-		if err := f.Close(); err != nil || handles() != before {
-			t.Errorf("%v; %d files are open, %d were", err, handles(), before)
-		}
+		same(t, "closed", f.Close(), nil)
+		same(t, "open files", handles(), before)
 	}
-}
-
-// A new file is in its folder for good when Open returns; nothing stays open if that fails.
-func TestOpenFaults(t *testing.T) {
-	for _, c := range []struct{ folder, stat, want error }{
-		{}, {folder: errDisk, want: errDisk}, {folder: &os.PathError{Op: "sync", Err: syscall.EINVAL}}, {stat: errDisk, want: errDisk},
-	} {
-		d, f := openTest(t, "one\n")
-		d.noFolder, d.noStat = c.folder, c.stat
-		if _, err := open(f.name, d); !errors.Is(err, c.want) || (d.closes == 1) != (c.want != nil) {
-			t.Errorf("%+v: %v, closed %d times", c, err, d.closes)
-		}
-	}
+	d, f := openTest(t, "")
+	d.broken = "stat"
+	_, err := open(f.name, d)
+	same(t, "one that cannot be looked at, and is closed then", fmt.Sprint(err, f.Close() != nil), errDisk.Error()+" true")
 }
 
 // Open reads the tail and a block at most, wherever the last newline is and however long the file.
@@ -350,57 +310,38 @@ func TestOpenReadsTheEnd(t *testing.T) {
 			}
 		}
 	}
-	if _, err := wholeLines(strings.NewReader("one"), 4); !errors.Is(err, io.EOF) {
-		t.Error("a file that was cut meanwhile:", err)
-	}
+	_, err := wholeLines(strings.NewReader("one"), 4)
+	same(t, "a file that was cut meanwhile", errors.Is(err, io.EOF), true)
 }
 
 // The file of the empty name takes lines and keeps none.
 func TestNowhere(t *testing.T) {
 	f, err := Open("")
-	if err = errors.Join(err, do(f, "AKC")); err != nil || f.TailSize() != 0 {
-		t.Error(err)
-	}
-	if whole, tail := read(t, f.Lines(5)); whole+tail != "" || f.Append([]byte("\n")) == nil || f.Close() != nil {
-		t.Errorf("it reads as %q and %q", whole, tail)
-	}
+	same(t, "open, add, keep, cut", errors.Join(err, do(f, "AKC")), nil)
+	same(t, "read", fmt.Sprint(read(f.Lines(5)), f.TailSize()), "|0")
+	same(t, "add two lines at once, close", fmt.Sprint(f.Append([]byte("a\nb")), f.Close()), "a line cannot hold a newline <nil>")
 }
 
-// A line or a tail may be as long as was said, and not a byte longer; the rest is not even read.
+// A line or a tail may be as long as was said, and not a byte longer; the rest is not even read. An error names the line.
 func TestLongLines(t *testing.T) {
 	for _, most := range []int{0, 5, MaxLine, 3 * MaxLine} {
 		x := strings.Repeat("x", most)
-		if whole, tail := read(t, NewLines(strings.NewReader(x+"\n"+x), most)); whole != x+"\n" || tail != x {
-			t.Errorf("two of %d bytes are read as %d and %d", most, len(whole), len(tail))
-		}
+		same(t, "two of them", read(NewLines(strings.NewReader(x+"\n"+x), most)), x+"\n|"+x)
 		for _, over := range []string{"x", "x\nb", strings.Repeat("x", 9*MaxLine)} {
 			in := strings.NewReader("\n" + x + over)
-			l := NewLines(in, most)
-			for l.Scan() {
-			}
-			if want := fmt.Sprintf("line 2: it is longer than %d bytes", most); l.Err() == nil || l.Err().Error() != want {
-				t.Errorf("%d + %d bytes: %v", most, len(over), l.Err())
-			}
-			if in.Len() < len(over)-5*MaxLine {
-				t.Errorf("%d + %d bytes: all but %d were read", most, len(over), in.Len())
-			}
+			same(t, "one more byte", read(NewLines(in, most)), fmt.Sprintf("\n|line 2: it is longer than %d bytes", most))
+			same(t, "most is not read", in.Len() >= len(over)-5*MaxLine, true)
 		}
 	}
-}
-
-// An error of reading names the line; a tail is a copy.
-func TestLines(t *testing.T) {
 	l := NewLines(io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(errDisk)), 5)
-	if !l.Scan() || l.Scan() || !errors.Is(l.Err(), errDisk) || !strings.HasPrefix(l.Err().Error(), "line 2: ") {
-		t.Error(l.Err())
-	}
+	same(t, "an error of reading", read(l), "a\n|line 2: the disk is broken")
+	same(t, "it is wrapped", errors.Is(l.Err(), errDisk), true)
 	l = NewLines(strings.NewReader("a\ntail"), 9)
 	l.Scan()
 	buffer := l.Bytes()[:6:6]
 	l.Scan()
-	if clear(buffer); string(l.Tail()) != "tail" {
-		t.Errorf("the tail shares the reader's buffer: %q", l.Tail())
-	}
+	clear(buffer)
+	same(t, "the tail is a copy", string(l.Tail()), "tail")
 }
 
 // FuzzLines: whatever the file holds and however it is read, its lines and tail are read up to the first that is too long.
@@ -409,22 +350,19 @@ func FuzzLines(f *testing.F) {
 	f.Add("123\n1234\n", 3)
 	f.Fuzz(func(t *testing.T, data string, most int) {
 		most = max(0, most%100)
-		var want, got string
-		long := false
+		want, tail, number := "", "", 1
 		for line := range strings.Lines(data) {
-			if long = len(strings.TrimSuffix(line, "\n")) > most; long {
+			if text, whole := strings.CutSuffix(line, "\n"); len(text) > most {
+				tail = fmt.Sprintf("line %d: it is longer than %d bytes", number, most)
+				break
+			} else if !whole {
+				tail = text
 				break
 			}
 			want += line
+			number++
 		}
-		l := NewLines(iotest.HalfReader(strings.NewReader(data)), most)
-		for l.Scan() {
-			got += l.Text() + "\n"
-		}
-		got += string(l.Tail())
-		if got != want || l.Number() != strings.Count(want, "\n") || long != (l.Err() != nil) {
-			t.Errorf("%q, at most %d: %d lines, %q, %v", data, most, l.Number(), got, l.Err())
-		}
+		same(t, "read", read(NewLines(iotest.HalfReader(strings.NewReader(data)), most)), want+"|"+tail)
 	})
 }
 
@@ -436,12 +374,10 @@ func TestDecode(t *testing.T) {
 	}
 	const good = `{"Index":-1,"BPM":2147483647,"Notes":["a\u003cb"]}`
 	var v line
-	if err := Decode([]byte(good), &v); err != nil || v.Index != -1 || v.BPM != 2147483647 || v.Notes[0] != "a<b" {
-		t.Errorf("%s is read as %v, %v", good, v, err)
-	}
-	const wanted = "it should be "
-	const plain = wanted + `{"Index":1,"BPM":2,"Notes":null}`
-	tooBig := fmt.Sprintf(" is no whole number of at most %d bits, which is what this build of the program takes", strconv.IntSize)
+	same(t, good, fmt.Sprint(Decode([]byte(good), &v), v), "<nil> {-1 2147483647 [a<b]}")
+	const plain = `it should be {"Index":1,"BPM":2,"Notes":null}`
+	over := strconv.FormatUint(math.MaxInt+1, 10) // which a build for 64 bits writes, and one for 32 bits cannot read
+	noInt := fmt.Sprintf(" is no whole number of at most %d bits, which is what this build of the program takes", strconv.IntSize)
 	for bad, why := range map[string]string{
 		`{"Index": 1,"BPM":2,"Notes":null}`:            plain,
 		`{"Index":1,"BPM":2,"Notes":null} `:            plain,
@@ -450,22 +386,14 @@ func TestDecode(t *testing.T) {
 		`{"Index":1,"BPM":2}`:                          plain,
 		`{"Index":1,"BPM":2,"BPM":2,"Notes":null}`:     plain,
 		`{"Index":1,"BPM":2,"Notes":null,"More":3}`:    plain,
-		`{"Index":1,"BPM":-0,"Notes":["\u0061"]}`:      wanted + `{"Index":1,"BPM":0,"Notes":["a"]}`,
-		"{\"Index\":1,\"BPM\":0,\"Notes\":[\"\xff\"]}": wanted + `{"Index":1,"BPM":0,"Notes":["�"]}`,
-		`null`:          wanted + `{"Index":0,"BPM":0,"Notes":null}`,
+		`{"Index":1,"BPM":-0,"Notes":["\u0061"]}`:      `it should be {"Index":1,"BPM":0,"Notes":["a"]}`,
+		"{\"Index\":1,\"BPM\":0,\"Notes\":[\"\xff\"]}": `it should be {"Index":1,"BPM":0,"Notes":["�"]}`,
 		``:              "unexpected end of JSON input",
 		`{}{}`:          "invalid character '{' after top-level value",
 		`{"Notes":[1]}`: "json: cannot unmarshal number into Go struct field line.Notes of type string",
-		`{"Index":1,"BPM":9223372036854775808,"Notes":null}`: "BPM: the number 9223372036854775808" + tooBig,
-		`{"Index":1,"BPM":7.5,"Notes":null}`:                 "BPM: the number 7.5" + tooBig,
+		`{"Index":1,"BPM":` + over + `,"Notes":null}`: "BPM: the number " + over + noInt,
+		`{"Index":1,"BPM":7.5,"Notes":null}`:          "BPM: the number 7.5" + noInt,
 	} {
-		if err := Decode([]byte(bad), new(line)); err == nil || err.Error() != "bad JSON: "+why {
-			t.Errorf("of %s it says: %v; want: %s", bad, err, why)
-		}
-	}
-	// A build for 32 bits cannot read every chain of one for 64 bits, and says why.
-	err := Decode([]byte(`{"Index":1,"BPM":2147483648,"Notes":null}`), new(line))
-	if want := "bad JSON: BPM: the number 2147483648" + tooBig; strconv.IntSize == 32 && fmt.Sprint(err) != want || strconv.IntSize == 64 && err != nil {
-		t.Errorf("a BPM of 2^31: %v", err)
+		same(t, bad, Decode([]byte(bad), new(line)), "bad JSON: "+why)
 	}
 }

@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -17,7 +19,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,10 +37,6 @@ func underRace() bool {
 }
 
 func TestMain(m *testing.M) {
-	os.Setenv("GORACE", "atexit_sleep_ms=0") // else every process of a -race build sleeps for a second at its end
-	for _, name := range strings.Fields("ADDR ROUND BROADCAST BROADCAST_BLOCKS CHAIN_FILE DRAWS_FILE MAX_STAKE MAX_CLIENTS MAX_PER_ADDRESS") {
-		os.Unsetenv(name)
-	}
 	flag.Parse()
 	flag.Set("test.parallel", "100") // they mostly wait
 	dir, err := os.MkdirTemp("", "e2e")
@@ -50,9 +47,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	code := m.Run()
+	m.Run()
 	os.RemoveAll(dir)
-	os.Exit(code)
 }
 
 // build builds the server, with the race detector if the tests are.
@@ -71,155 +67,130 @@ func expect(t testing.TB, ok bool, otherwise string, args ...any) {
 	}
 }
 
-// screen collects what a process or a connection writes. One goroutine at a time waits for what comes.
-type screen struct {
-	t       testing.TB
-	mu      sync.Mutex
-	changed sync.Cond
-	text    []byte
-	seen    int // of text: what waits have passed over
-	ended   bool
+// matches expects text to match pattern.
+func matches(t testing.TB, text, pattern string) {
+	t.Helper()
+	expect(t, regexp.MustCompile(pattern).MatchString(text), "want %q:\n%s", pattern, text)
 }
 
-func newScreen(t testing.TB) *screen {
-	s := &screen{t: t}
-	s.changed.L = &s.mu
-	return s
+// terminal is the near end of a connection, or of a process. It is read only while somebody waits for what comes.
+type terminal struct {
+	t   testing.TB
+	in  io.WriteCloser // what is typed
+	out interface {    // what is shown
+		io.ReadCloser
+		SetReadDeadline(time.Time) error
+	}
+	text string // what has come
+	seen int    // of text: what waits have passed over
 }
 
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.text = append(s.text, p...)
-	s.changed.Broadcast()
-	return len(p), nil
-}
+func (c *terminal) types(text string) { io.WriteString(c.in, text) }
 
-// end says that no more will come.
-func (s *screen) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ended = true
-	s.changed.Broadcast()
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return string(s.text)
-}
-
-// await waits until the screen shows what matches pattern, behind what was waited for before, and returns the
-// submatches. It returns nil when the screen has ended, or after a while.
-func (s *screen) await(pattern string) (found []string) {
-	re := regexp.MustCompile(pattern)
-	deadline := time.Now().Add(patience)
-	defer time.AfterFunc(patience, s.changed.Broadcast).Stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// wait waits until the terminal shows what matches pattern, behind what was waited for before, and returns the submatches.
+func (c *terminal) wait(pattern string) []string {
+	c.t.Helper()
+	re, buf := regexp.MustCompile(pattern), make([]byte, 64<<10)
+	c.out.SetReadDeadline(time.Now().Add(patience))
 	for {
-		unseen := s.text[s.seen:]
-		if at := re.FindSubmatchIndex(unseen); at != nil {
-			for i := 0; i < len(at); i += 2 {
-				found = append(found, string(unseen[at[i]:at[i+1]]))
-			}
-			s.seen += at[1]
-			return found
+		if at := re.FindStringSubmatch(c.text[c.seen:]); at != nil {
+			c.seen += re.FindStringIndex(c.text[c.seen:])[1]
+			return at
 		}
-		if s.ended || time.Now().After(deadline) {
-			return nil
+		n, err := c.out.Read(buf)
+		if c.text += string(buf[:n]); n == 0 {
+			c.t.Fatalf("no %q: %v\n%s", pattern, err, c.text)
 		}
-		s.changed.Wait()
 	}
 }
 
-// wait is await for the goroutine of a test, which fails if that does not come.
-func (s *screen) wait(pattern string) []string {
-	s.t.Helper()
-	found := s.await(pattern)
-	if found == nil {
-		s.t.Fatalf("no %q:\n%s", pattern, s)
-	}
-	return found
+// rest waits for the end, and returns all that has come.
+func (c *terminal) rest() string {
+	c.t.Helper()
+	c.out.SetReadDeadline(time.Now().Add(patience))
+	rest, err := io.ReadAll(c.out)
+	c.text += string(rest)
+	expect(c.t, !errors.Is(err, os.ErrDeadlineExceeded), "no end:\n%s", c.text)
+	return c.text
 }
 
-// process is a program that runs: the server, a netcat, a script. Its screen is its standard output.
+// forges proposes n blocks, one after the other, and wants to forge them all.
+func (c *terminal) forges(n int) {
+	c.t.Helper()
+	for range n {
+		c.types("70\n")
+		c.wait(`\nyou forged block \d+\n.*\n\nEnter a new BPM:`)
+	}
+}
+
+// process is a program that runs: the server, a netcat, a script. Its terminal shows the standard output.
 type process struct {
 	*exec.Cmd
-	*screen
-	stderr *screen
-	stdin  io.WriteCloser
-	exited chan struct{} // closed when it has
-	addr   string        // of a server: where it listens, host:port
+	*terminal
+	stderr *terminal
+	addr   string // of a server: where it listens, host:port
 }
 
-// prepare makes a process that is to be launched.
-func prepare(t testing.TB, dir, name string, args ...string) *process {
-	p := &process{Cmd: exec.Command(name, args...), screen: newScreen(t), stderr: newScreen(t), exited: make(chan struct{})}
-	p.Dir, p.Stdout, p.Stderr = dir, p.screen, p.stderr
-	p.stdin, _ = p.StdinPipe()
+// command makes a process that is to be launched.
+func command(t testing.TB, dir string, words ...string) *process {
+	p := &process{Cmd: exec.Command(words[0], words[1:]...), terminal: &terminal{t: t}, stderr: &terminal{t: t}}
+	p.Dir = dir
+	p.in, _ = p.StdinPipe()
+	out, _ := p.StdoutPipe()
+	errors, _ := p.StderrPipe()
+	p.out, p.stderr.out = out.(*os.File), errors.(*os.File)
 	return p
 }
 
-// launch starts p. It is killed when the test ends.
-func (p *process) launch() *process {
-	p.t.Helper()
-	if err := p.Start(); err != nil {
-		p.t.Fatal(err)
+// server makes a server that works in dir, on a free port of this machine and with a fast round. Words are as in a shell:
+// settings, such as ROUND=1s, and arguments.
+func server(t testing.TB, dir, words string) *process {
+	s := command(t, dir, binary)
+	s.Env = []string{"ADDR=127.0.0.1:0", "ROUND=300ms", "GORACE=atexit_sleep_ms=0"} // else one of -race sleeps for 1 s at its end
+	for _, word := range strings.Fields(words) {
+		if strings.Contains(word, "=") {
+			s.Env = append(s.Env, word)
+		} else {
+			s.Args = append(s.Args, word)
+		}
 	}
-	go func() {
-		p.Wait()
-		p.screen.end()
-		p.stderr.end()
-		close(p.exited)
-	}()
-	p.t.Cleanup(func() {
-		p.Process.Kill()
-		p.exit()
-		fault := regexp.MustCompile("(?s)(DATA RACE|panic:).*").FindString(p.stderr.String())
-		expect(p.t, fault == "", "%s", fault)
-	})
-	return p
-}
-
-func (p *process) String() string    { return p.screen.String() }
-func (p *process) types(text string) { io.WriteString(p.stdin, text) }
-
-// exit waits for the end of p and returns its exit status; -1: killed by a signal.
-func (p *process) exit() int {
-	p.t.Helper()
-	select {
-	case <-p.exited:
-		return p.ProcessState.ExitCode()
-	case <-time.After(patience):
-		p.t.Fatalf("%s does not end: %s", p.Path, p)
-		return 0
-	}
-}
-
-// stop sends p a signal, or nil: ends its input (nc stays when the server has closed the connection, until the next
-// Enter). On that p has to exit well.
-func (p *process) stop(signal os.Signal) {
-	p.t.Helper()
-	if p.stdin.Close(); signal != nil {
-		p.Process.Signal(signal)
-	}
-	code := p.exit()
-	expect(p.t, code == 0, "%s after %v: exit status %d: %s", p.Path, signal, code, p.stderr)
-}
-
-// prepareServer makes a server that works in dir, on a free port of this machine, with a fast round and variables
-// like "ROUND=1s".
-func prepareServer(t testing.TB, dir string, env ...string) *process {
-	s := prepare(t, dir, binary)
-	s.Env = append(os.Environ(), append([]string{"ADDR=127.0.0.1:0", "ROUND=300ms"}, env...)...)
 	return s
 }
 
 // start starts a server in dir and waits until it listens.
-func start(t testing.TB, dir string, env ...string) *process {
+func start(t testing.TB, dir, words string) *process {
 	t.Helper()
-	return prepareServer(t, dir, env...).launch().listens()
+	return server(t, dir, words).launch().listens()
+}
+
+// run runs the binary to its end and returns its exit status and all that it has written.
+func run(t testing.TB, dir, words string) string {
+	t.Helper()
+	p := server(t, dir, words).launch()
+	return fmt.Sprintf("%d %s%s", p.exit(), p.text, p.stderr.text)
+}
+
+// verifies wants verify to find no fault, and its second line to match pattern.
+func verifies(t testing.TB, dir, pattern string) {
+	t.Helper()
+	matches(t, run(t, dir, "verify"), `^0 ok: \d+ blocks, head [0-9a-f]{64}\n`+pattern+"\n$")
+}
+
+// launch starts p, or skips the test if that program is missing. It is killed when the test ends.
+func (p *process) launch() *process {
+	p.t.Helper()
+	if err := p.Start(); errors.Is(err, exec.ErrNotFound) {
+		p.t.Skip(err) // apt-get install netcat-openbsd ncat
+	} else if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		p.Process.Kill()
+		p.exit()
+		fault := regexp.MustCompile("(?s)(DATA RACE|panic:).*").FindString(p.stderr.text)
+		expect(p.t, fault == "", "%s", fault)
+	})
+	return p
 }
 
 // listens waits until the server does.
@@ -229,29 +200,42 @@ func (p *process) listens() *process {
 	return p
 }
 
-// tooLarge reports whether the server has ever had 100 MB of memory; on Linux.
-func (p *process) tooLarge() bool {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
-	return regexp.MustCompile(`VmHWM:\s+\d{6,} kB`).Match(status) && !underRace()
+// exit waits for the end of p and returns its exit status; -1: killed by a signal.
+func (p *process) exit() int {
+	p.t.Helper()
+	p.rest()
+	p.stderr.rest()
+	p.Wait()
+	return p.ProcessState.ExitCode()
 }
 
-// run runs the binary in dir with arguments and returns its exit status and what it has written.
-func run(t testing.TB, dir string, args ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	p := prepare(t, dir, binary, args...).launch()
-	return p.exit(), p.String(), p.stderr.String()
-}
-
-// verifies wants verify to find no fault, and its second line to match pattern.
-func verifies(t testing.TB, dir, pattern string, args ...string) {
-	t.Helper()
-	code, out, errors := run(t, dir, append([]string{"verify"}, args...)...)
-	if code != 0 || !regexp.MustCompile(`^ok: \d+ blocks, head [0-9a-f]{64}\n`+pattern+"\n$").MatchString(out) {
-		t.Fatalf("verify: exit status %d, %q, %q; want %q", code, out, errors, pattern)
+// stop sends p a signal, or nil: ends its input (nc stays when the server has closed the connection, until the next
+// Enter). On that p has to exit well.
+func (p *process) stop(signal os.Signal) {
+	p.t.Helper()
+	if p.in.Close(); signal != nil {
+		p.Process.Signal(signal)
 	}
+	code := p.exit()
+	expect(p.t, code == 0, "%s after %v: exit status %d: %s", p.Path, signal, code, p.stderr.text)
 }
 
-// connect makes a connection to the server that nobody reads from, with a receive buffer of so many bytes.
+// counter is a number that Linux tells of a process, in a file of /proc; 0 elsewhere.
+func (p *process) counter(file, name string) (n int) {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, file))
+	_, value, _ := strings.Cut(string(text), name+":")
+	fmt.Sscan(value, &n)
+	return n
+}
+
+// isSmall expects the server never to have had 100 MB of memory.
+func (p *process) isSmall() {
+	p.t.Helper()
+	most := p.counter("status", "VmHWM")
+	expect(p.t, most < 100_000 || underRace(), "the server took %d kB of memory", most)
+}
+
+// connect makes a connection to the server, with a receive buffer of so many bytes.
 func (p *process) connect(buffer int) *net.TCPConn {
 	p.t.Helper()
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
@@ -265,24 +249,12 @@ func (p *process) connect(buffer int) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// terminal is a connection without netcat.
-type terminal struct {
-	*screen
-	conn *net.TCPConn
-}
-
+// dial makes a terminal without netcat.
 func (p *process) dial() *terminal {
 	p.t.Helper()
-	c := &terminal{newScreen(p.t), p.connect(64 << 10)}
-	go func() {
-		io.Copy(c.screen, c.conn)
-		c.conn.Close() // else the server lingers
-		c.end()
-	}()
-	return c
+	conn := p.connect(64 << 10)
+	return &terminal{t: p.t, in: conn, out: conn}
 }
-
-func (c *terminal) types(text string) { io.WriteString(c.conn, text) }
 
 // joins is a new terminal that has staked so much.
 func (p *process) joins(stake int) *terminal {
@@ -293,45 +265,29 @@ func (p *process) joins(stake int) *terminal {
 	return c
 }
 
-// forges has c propose n blocks, one after the other, and wants it to forge them all.
-func (c *terminal) forges(n int) {
-	c.t.Helper()
-	for range n {
-		c.types("70\n")
-		c.wait(`\nyou forged block \d+\n.*\n\nEnter a new BPM:`)
-	}
-}
-
-// plays proposes a block now, and as soon as one is announced the next, until the conversation ends.
-func (c *terminal) plays() {
-	for again := true; again; again = c.await("\nwinning validator: .*\n.*\n") != nil {
-		c.types("70\n")
-	}
-}
-
-// netcats is the netcats to play with, each with the flag with which it half-closes when its input ends.
-var netcats = [][]string{{"nc.openbsd", "-N"}, {"ncat"}}
-
-// needs skips a test where programs are missing.
-func needs(t *testing.T, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skip(err) // apt-get install netcat-openbsd ncat
-		}
-	}
-}
-
-// netcat is a person at a netcat.
-func (p *process) netcat(nc ...string) *process {
+// robot adds a validator who proposes a block now, and as soon as one is announced the next.
+func (p *process) robot(stake int) {
 	p.t.Helper()
-	host, port, _ := net.SplitHostPort(p.addr)
-	return prepare(p.t, "", nc[0], append(nc[1:len(nc):len(nc)], host, port)...).launch()
+	conn := p.connect(64 << 10)
+	fmt.Fprintf(conn, "%d\n70\n", stake)
+	go func() {
+		for in := bufio.NewScanner(conn); in.Scan(); {
+			if strings.HasPrefix(in.Text(), "winning validator: ") {
+				io.WriteString(conn, "70\n")
+			}
+		}
+	}()
+}
+
+// netcat is a person at a netcat: its name and flags.
+func (p *process) netcat(nc string) *process {
+	p.t.Helper()
+	words := strings.Fields(nc + " " + strings.ReplaceAll(p.addr, ":", " "))
+	return command(p.t, "", words...).launch()
 }
 
 // writeChain writes a chain file with a genesis block and so many more, all with this BPM.
-func writeChain(t testing.TB, dir string, blocks int, bpm int64) (name string) {
-	t.Helper()
+func writeChain(dir string, blocks int, bpm int64) {
 	var file bytes.Buffer
 	const timestamp = "2026-01-01T00:00:00.000000000Z"
 	prevHash, validator, pulse := "", "", int64(0)
@@ -341,9 +297,5 @@ func writeChain(t testing.TB, dir string, blocks int, bpm int64) (name string) {
 			i, timestamp, pulse, hash, prevHash, validator)
 		prevHash, validator, pulse = hash, strings.Repeat("a", 64), bpm
 	}
-	name = filepath.Join(dir, "chain.jsonl")
-	if err := os.WriteFile(name, file.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return name
+	os.WriteFile(filepath.Join(dir, "chain.jsonl"), file.Bytes(), 0o644)
 }

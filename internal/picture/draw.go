@@ -2,15 +2,15 @@ package main
 
 import (
 	"bytes"
-	"encoding/xml"
 	"fmt"
+	"html"
 	"regexp"
 	"strings"
 	"unicode/utf8"
 )
 
 // caption is what the picture says of itself.
-const caption = "A real evening with nc, one of eight, that Alice won; drawn by “make picture”. Bold: typed; ↵: Enter alone.\n" +
+const caption = "A real evening, the first that Alice won, drawn by “make picture”; nc shows what the server sends. Bold: typed; ↵: Enter.\n" +
 	"Fixed, since they differ every time, and cut at “…”: addresses, hashes, secret, ticket, clock, time left, port. Lines wrap."
 
 // theme is the colours of a picture.
@@ -39,9 +39,9 @@ type picture struct {
 func (p *picture) printf(format string, args ...any) { fmt.Fprintf(p, format, args...) }
 
 // draw draws what Alice, Bob and the console were shown.
-func draw(colours theme, windows []string) []byte {
-	alice, bob := wrap("$ \tnc localhost 9000\n"+windows[0], 50), wrap("$ \tnc localhost 9000\n"+windows[1], 50)
-	console := wrap("$ \tROUND=5s go run .\n"+windows[2], 104)
+func draw(colours theme, shown []string) []byte {
+	alice, bob := wrap("$ \tnc localhost 9000\n"+shown[0], 50), wrap("$ \tnc localhost 9000\n"+shown[1], 50)
+	console := wrap("$ \tROUND=5s go run .\n"+shown[2], 104)
 	upper, lower := bar+len(console)*line+2*pad, bar+max(len(alice), len(bob))*line+2*pad
 	end := upper + gap + lower
 	p := &picture{theme: colours}
@@ -91,9 +91,8 @@ func (p *picture) line(x, y int, size float64, colour, s string) {
 	if s+typed == "" {
 		return
 	}
-	p.printf(`<text x="%.1f" y="%d" font-size="%.0f" fill="%s" textLength="%.1f" lengthAdjust="spacingAndGlyphs">`,
-		float64(x)+length(shown, size)-length(s, size), y, size, colour, length(s+typed, size))
-	xml.EscapeText(p, []byte(s))
+	p.printf(`<text x="%.1f" y="%d" font-size="%.0f" fill="%s" textLength="%.1f" lengthAdjust="spacingAndGlyphs">%s`,
+		float64(x)+length(shown, size)-length(s, size), y, size, colour, length(s+typed, size), html.EscapeString(s))
 	if typed != "" {
 		p.printf(`<tspan fill="%s" font-weight="bold">%s</tspan>`, p.typed, typed)
 	}

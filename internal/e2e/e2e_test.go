@@ -187,16 +187,17 @@ func TestStopWhileLoading(t *testing.T) {
 	begun := time.Now()
 	start(t, dir, "").stop(os.Interrupt)
 	whole := time.Since(begun)
-	stopped := false
-	for try := 0; try < 5 && !stopped; try++ {
+	for range 5 {
 		s := server(t, dir, "").launch()
 		time.Sleep(whole / 10) // nothing tells that it is reading
 		begun = time.Now()
 		s.Process.Signal(os.Interrupt)
 		s.exit()
-		stopped = time.Since(begun) < whole/2 && !strings.Contains(s.text, "restored")
+		if time.Since(begun) < whole/2 && !strings.Contains(s.text, "restored") {
+			return
+		}
 	}
-	expect(t, stopped, "Ctrl-C did not end a start of %v at once", whole)
+	t.Errorf("Ctrl-C did not end a start of %v at once", whole)
 }
 
 // Ctrl-C, SIGTERM and the closing of the window end the server within its limit although terminals are stuck: they have more
@@ -294,10 +295,10 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// mount mounts a file system on a folder of its own.
-func mount(t *testing.T, args ...string) (dir string) {
+// mount makes a folder "$0" and runs a script that mounts a file system there.
+func mount(t *testing.T, script string) (dir string) {
 	dir = t.TempDir()
-	if out, err := exec.Command("mount", append(args, dir)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("sh", "-ec", script, dir).CombinedOutput(); err != nil {
 		t.Skipf("only root may mount a disk: %v, %s", err, out)
 	}
 	t.Cleanup(func() { exec.Command("umount", dir).Run() })
@@ -311,7 +312,7 @@ func TestFullDisk(t *testing.T) {
 	for _, full := range []string{"chain.jsonl", "draws.jsonl"} {
 		t.Run(full, func(t *testing.T) {
 			t.Parallel()
-			disk, dir := mount(t, "-t", "tmpfs", "-o", "size=64k", "tmpfs"), t.TempDir()
+			disk, dir := mount(t, `mount -t tmpfs -o size=64k tmpfs "$0"`), t.TempDir()
 			os.Symlink(filepath.Join(disk, full), filepath.Join(dir, full))
 			filler := filepath.Join(disk, "filler")
 			s := start(t, dir, "ROUND=20ms")
@@ -388,26 +389,20 @@ func TestFilesChanged(t *testing.T) {
 // While a file system is frozen, only proposals wait, and not for long.
 func TestFrozenDisk(t *testing.T) {
 	t.Parallel()
-	image := filepath.Join(t.TempDir(), "image")
-	if out, err := exec.Command("sh", "-c", `truncate -s 16M "$0" && mkfs.ext4 -q "$0"`, image).CombinedOutput(); err != nil {
-		t.Skipf("%v, %s", err, out)
-	}
-	disk := mount(t, "-o", "loop", image)
+	disk := mount(t, `truncate -s 16M "$0".image; mkfs.ext4 -q "$0".image; mount -o loop "$0".image "$0"; fsfreeze -f "$0"; fsfreeze -u "$0"`)
+	freezes := func(flag string) { exec.Command("fsfreeze", flag, disk).Run() }
 	s := start(t, disk, "")
 	c := s.joins(5)
 	c.forges(1)
-	if out, err := exec.Command("fsfreeze", "-f", disk).CombinedOutput(); err != nil {
-		t.Skipf("%v, %s", err, out)
-	}
-	thaw := func() { exec.Command("fsfreeze", "-u", disk).Run() }
-	t.Cleanup(thaw) // else nothing can be killed
+	freezes("-f")
+	t.Cleanup(func() { freezes("-u") }) // else nothing can be killed
 	c.types("70\n")
 	s.stderr.wait("block 2 ")
 	d := s.joins(3)
 	d.types("draw\nhelp\n\n70\nquit\n")
 	d.wait("; the lines of its draw:\n(.+\n)+\nEnter a new BPM:\nType your pulse(.+\n)+\nEnter a new BPM:" +
 		"(\nblock 2 is drawn and cannot be kept yet; try again later\n\nEnter a new BPM:){2}\ngoodbye\n$")
-	thaw()
+	freezes("-u")
 	c.wait("\nwinning validator: .*\nblock 2, BPM 70: ")
 	s.stop(syscall.SIGTERM)
 	verifies(t, disk, `ok: \d draws`)
@@ -426,7 +421,8 @@ func TestFlood(t *testing.T) {
 		c.in.(*net.TCPConn).SetLinger(0) // a reset
 		c.in.Close()
 	}
-	s.isSmall()
+	most := s.counter("status", "VmHWM")
+	expect(t, most < 100_000 || underRace(), "the server took %d kB of memory", most)
 	c := s.joins(5)
 	c.types("\n")
 	c.wait("\nblock 1: proposals 200, tokens 200; the winner is drawn in ")
@@ -479,8 +475,8 @@ func TestStrangers(t *testing.T) {
 			conn := s.connect(4096)
 			io.WriteString(conn, typed)
 			s.joins(1).types("quit\n") // meanwhile
-			heard, err := io.ReadAll(conn)
-			expect(t, regexp.MustCompile(last).Match(heard), "%q heard %q, %v", typed, heard, err)
+			heard, _ := io.ReadAll(conn)
+			matches(t, string(heard), last)
 		}
 	}
 	s.joins(1).forges(1)
@@ -556,5 +552,6 @@ func TestSlowReaders(t *testing.T) {
 	}
 	over.Store(true)
 	slow.Wait()
-	s.isSmall()
+	most := s.counter("status", "VmHWM")
+	expect(t, most < 100_000 || underRace(), "the server took %d kB of memory", most)
 }

@@ -228,13 +228,6 @@ func (p *process) counter(file, name string) (n int) {
 	return n
 }
 
-// isSmall expects the server never to have had 100 MB of memory.
-func (p *process) isSmall() {
-	p.t.Helper()
-	most := p.counter("status", "VmHWM")
-	expect(p.t, most < 100_000 || underRace(), "the server took %d kB of memory", most)
-}
-
 // connect makes a connection to the server, with a receive buffer of so many bytes.
 func (p *process) connect(buffer int) *net.TCPConn {
 	p.t.Helper()

@@ -46,7 +46,9 @@ func TestNetcat(t *testing.T) {
 			carol.wait(won + next + "Enter token balance:")
 			s.wait(`block 1: BPM 72, .*\n  .*\n` + next)
 			block := bob.wait(`\{"Index":(1),"Timestamp":"(.*?)","BPM":(72),"Hash":"(.*?)","PrevHash":"(.*?)","Validator":"(.*?)"\}\]`)
-			hash, _ := exec.Command("sh", append([]string{"-c", `printf '%s\n' "$1" "$2" "$3" "$5" "$6" | sha256sum`}, block...)...).Output()
+			sum := exec.Command("sha256sum")
+			sum.Stdin = strings.NewReader(strings.Join([]string{block[1], block[2], block[3], block[5], block[6], ""}, "\n"))
+			hash, _ := sum.Output()
 			matches(t, string(hash), "^"+block[4]+" ")
 			piped.types("100\n72\n")
 			piped.stop(nil)
@@ -272,6 +274,7 @@ func TestStuckConsole(t *testing.T) {
 func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	winners := regexp.MustCompile(`\nwinning validator: (.{64})\nblock (\d+), BPM`)
 	var heard [][]string
 	for range 20 {
 		s := start(t, dir, "ROUND=10ms BROADCAST=10ms")
@@ -286,7 +289,7 @@ func TestKill(t *testing.T) {
 		s.Process.Kill()
 		s.exit()
 		verifies(t, dir, `ok: \d+ draws(; the seal was made anew \d+ times, as after a restart \(lines .*\))?`)
-		heard = append(heard, regexp.MustCompile(`\nwinning validator: (.{64})\nblock (\d+), BPM`).FindAllStringSubmatch(c.rest(), -1)...)
+		heard = append(heard, winners.FindAllStringSubmatch(c.rest(), -1)...)
 	}
 	expect(t, len(heard) >= 20, "only %d blocks were announced", len(heard))
 	chain, _ := os.ReadFile(filepath.Join(dir, "chain.jsonl"))
@@ -389,7 +392,8 @@ func TestFilesChanged(t *testing.T) {
 // While a file system is frozen, only proposals wait, and not for long.
 func TestFrozenDisk(t *testing.T) {
 	t.Parallel()
-	disk := mount(t, `truncate -s 16M "$0".image; mkfs.ext4 -q "$0".image; mount -o loop "$0".image "$0"; fsfreeze -f "$0"; fsfreeze -u "$0"`)
+	disk := mount(t, `truncate -s 16M "$0".image; mkfs.ext4 -q "$0".image; mount -o loop "$0".image "$0"
+		fsfreeze -f "$0"; fsfreeze -u "$0"`)
 	freezes := func(flag string) { exec.Command("fsfreeze", flag, disk).Run() }
 	s := start(t, disk, "")
 	c := s.joins(5)
@@ -468,7 +472,7 @@ func TestStrangers(t *testing.T) {
 	for typed, last := range map[string]string{
 		"GET / HTTP/1.1\r\nHost: localhost:9000\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n":   "too many tries, goodbye\n$",
 		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00\xff\n", 200): "too many tries, goodbye\n$",
-		"5\n" + strings.Repeat("x", 100_000):                                               "slashed: \"x{40}\" is not a pulse .*; 5 tokens forfeited\n$",
+		"5\n" + strings.Repeat("x", 100_000):                                               "slashed: .*; 5 tokens forfeited\n$",
 		strings.Repeat("help\n", 80) + "quit\n" + strings.Repeat("70\n", 20_000):           "\ngoodbye\n$",
 	} {
 		for range 10 {

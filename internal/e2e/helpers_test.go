@@ -109,8 +109,9 @@ func (c *terminal) rest() string {
 	c.t.Helper()
 	c.out.SetReadDeadline(time.Now().Add(patience))
 	rest, err := io.ReadAll(c.out)
-	c.text += string(rest)
-	expect(c.t, !errors.Is(err, os.ErrDeadlineExceeded), "no end:\n%s", c.text)
+	if c.text += string(rest); errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Fatalf("no end:\n%s", c.text)
+	}
 	return c.text
 }
 

@@ -87,6 +87,12 @@ type terminal struct {
 
 func (c *terminal) types(text string) { io.WriteString(c.in, text) }
 
+// resets ends a connection at once.
+func (c *terminal) resets() {
+	c.in.(*net.TCPConn).SetLinger(0)
+	c.in.Close()
+}
+
 // wait waits until the terminal shows what matches pattern, behind what was waited for before, and returns the submatches.
 func (c *terminal) wait(pattern string) []string {
 	c.t.Helper()

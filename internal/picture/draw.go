@@ -83,10 +83,7 @@ func (p *picture) window(title string, x, y, width, height int, lines []string) 
 // line draws a line of text in a font of this size, bold what was typed. An indented one begins further to the right:
 // not every browser shows spaces there.
 func (p *picture) line(x, y int, size float64, colour, s string) {
-	shown, typed, echo := strings.Cut(s, "\t")
-	if echo && typed == "" {
-		typed = "↵"
-	}
+	shown, typed, _ := strings.Cut(s, "\t")
 	s = strings.TrimLeft(shown, " ")
 	if s+typed == "" {
 		return

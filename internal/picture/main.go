@@ -115,6 +115,7 @@ func mask(text string) string {
 	for pattern, fixed := range map[string]string{
 		`[A-Z2-7]{26}`:             "KBZ3…SGE",
 		`ticket \d+ of`:            "ticket 21 of",
+		`\t\n`:                     "\t↵\n", // Enter alone
 		`drawn in \w+`:             "drawn in 4s",
 		`[-\d]{10}T[:.\d]{18}Z`:    "2026-11-22T14:57:07.264085846Z",
 		`127.0.0.1:\d+`:            "[::]:9000",

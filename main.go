@@ -247,20 +247,21 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 		origins:         map[netip.Prefix]int{},
 	}
 	var err error
-	if n.chain, err = linefile.Open(s.chainFile); err == nil {
-		err = n.restore(ctx)
+	n.chain, err = linefile.Open(s.chainFile)
+	if err = about("CHAIN_FILE", s.chainFile, err); err == nil {
+		n.draws, err = linefile.Open(s.drawsFile)
+		err = about("DRAWS_FILE", s.drawsFile, err)
 	}
-	if err != nil {
-		n.close()
-		return nil, fmt.Errorf("CHAIN_FILE=%q: %w", s.chainFile, err)
+	if err == nil {
+		err = about("CHAIN_FILE", s.chainFile, n.restore(ctx))
 	}
-	if n.draws, err = linefile.Open(s.drawsFile); err == nil && n.draws.TailSize() > 0 {
+	if err == nil && n.draws.TailSize() > 0 {
 		n.log.Printf(droppingTail, s.drawsFile, n.draws.TailSize())
-		err = n.draws.CutTail()
+		err = about("DRAWS_FILE", s.drawsFile, n.draws.CutTail())
 	}
 	if err != nil {
 		n.close()
-		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", s.drawsFile, err)
+		return nil, err
 	}
 	n.openRound(draw.New())
 	return n, nil
@@ -854,6 +855,14 @@ func loadSettings() (s settings, err error) {
 	s.maxClients = int(number("MAX_CLIENTS", "10000", 0, 1<<30, "a number of terminals, or 0 for as many as the system allows"))
 	s.maxPerAddress = int(number("MAX_PER_ADDRESS", "1000", 0, 1<<30, "a number of terminals, or 0 for no limit"))
 	return s, err
+}
+
+// about says which setting err is about; nil stays nil.
+func about(name, value string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s=%q: %w", name, value, err)
 }
 
 // readable rounds d to whole seconds, or below one second to milliseconds; a negative one is 0.

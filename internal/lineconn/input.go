@@ -33,7 +33,7 @@ func (c *Conn) Ask() (typed string, err error) {
 	c.Flush()
 	var line []byte // so far
 	for {
-		if err := c.over(); err != nil {
+		if err := c.Err(); err != nil {
 			return "", err
 		}
 		piece := c.piece()
@@ -63,16 +63,6 @@ func (c *Conn) Ask() (typed string, err error) {
 	}
 }
 
-// over says why nothing more is asked; nil if something is.
-func (c *Conn) over() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil && c.ended {
-		return errEnded
-	}
-	return c.err
-}
-
 // take takes in what a Read has returned: n bytes behind in[:inEnd], and an error.
 func (c *Conn) take(n int, err error) {
 	typed := c.in[:c.inEnd]
@@ -86,7 +76,7 @@ func (c *Conn) take(n int, err error) {
 	}
 	c.inEnd = len(typed)
 	c.inOver = err == io.EOF
-	if err != nil && !c.inOver && c.over() == nil {
+	if err != nil && !c.inOver && c.Err() == nil {
 		c.fail(err)
 	}
 }

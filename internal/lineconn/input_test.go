@@ -183,7 +183,7 @@ func TestAskAfterEnd(t *testing.T) {
 		start := time.Now()
 		for _, c := range []*Conn{c, c, waits, waits} {
 			mustAsk(t, c, "", errEnded)
-			mustErr(t, c, nil)
+			mustErr(t, c, errEnded)
 		}
 		c.Close()
 		waits.Close()
@@ -191,24 +191,18 @@ func TestAskAfterEnd(t *testing.T) {
 	})
 }
 
-// failing is a connection of which the network has an error to tell.
-type failing struct{ net.Conn }
-
-func (failing) Read([]byte) (int, error)  { return 3, syscall.EHOSTUNREACH }
-func (failing) Write([]byte) (int, error) { return 3, syscall.EHOSTUNREACH }
-
 // A connection from which one cannot read, or to which one cannot write, has failed, and every Ask says why; what came
 // before does not count.
 func TestFailure(t *testing.T) {
 	for _, use := range []func(c *Conn){func(c *Conn) { c.Ask() }, func(c *Conn) { c.Tell("hello"); c.Flush() }} {
 		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-			c.net = failing{c.net}
+			c.net = &odd{Conn: c.net, err: syscall.EHOSTUNREACH}
 			use(c)
 			mustErr(t, c, syscall.EHOSTUNREACH)
 			mustAsk(t, c, "", syscall.EHOSTUNREACH)
 			mustErr(t, c, syscall.EHOSTUNREACH)
 			c.Close() // waits for no End
-			mustReadAll(t, peer, "")
+			hears(t, peer, end)
 		})
 	}
 }

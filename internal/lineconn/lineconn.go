@@ -9,8 +9,8 @@
 // A [Server] accepts connections: it survives what net.Listener.Accept complains of, as net/http does, and limits how many
 // there are at once, in all and from one network address.
 //
-// A connection ends with End, which sends the last words, and Close, which waits until they were written. To cut off is
-// to close at once.
+// A connection ends with End, which sends the last words, and Close, which waits until they are written. To cut off is to
+// close at once.
 package lineconn
 
 import (
@@ -52,8 +52,7 @@ var (
 	// ErrNotReading is the error of a connection whose peer did not take what was sent to it.
 	ErrNotReading = errors.New("the peer does not read")
 
-	errEnded      = errors.New("the conversation has ended")
-	errWouldBlock = errors.New("the write would block")
+	errEnded = errors.New("the conversation has ended")
 )
 
 // Listen listens on a TCP address, host:port. What it accepts is fit for peers that nobody can trust: the kernel's
@@ -105,22 +104,19 @@ func (w *Writers) start(conns []*Conn) {
 }
 
 // A tryWrite writes to a socket as much of p, which is not empty, as the kernel takes without waiting, and returns how
-// many bytes that are; errWouldBlock means none, for now. It serves one goroutine, the only one that writes to raw.
-type tryWrite func(raw syscall.RawConn, p []byte) (n int, err error)
+// many bytes that are. It serves one goroutine, the only one that writes to raw.
+type tryWrite func(raw syscall.RawConn, p []byte) (n int)
 
-// writeAll writes for each of conns what the kernel takes without waiting.
+// writeAll writes for each of conns what the kernel takes without waiting. If it takes nothing, for whatever reason, a
+// patient write goes on, or finds out.
 func writeAll(conns []*Conn, write tryWrite) {
 	for _, c := range conns {
-		n, err := 0, error(nil)
+		n := 0
 		for p := c.next(0); p != nil; p = c.next(n) {
-			if n, err = write(c.raw, p); err != nil {
+			if n = write(c.raw, p); n == 0 {
+				go c.writePatiently()
 				break
 			}
-		}
-		if err == errWouldBlock {
-			go c.writePatiently()
-		} else if err != nil {
-			c.fail(err)
 		}
 	}
 }
@@ -146,7 +142,7 @@ type Conn struct {
 	queue   []*message    // not yet begun
 	waiting int           // the cost of begun and queue
 	err     error         // why the connection is of no use any more
-	changed chan struct{} // closed when what Flush and Close wait for may have come; nil: nobody waits
+	changed chan struct{} // closed when what somebody waits for may have come; nil: nobody waits
 
 	// The reader's:
 	in             [readBuffer]byte // in[inStart:inEnd] is not yet part of a line
@@ -235,8 +231,7 @@ func (c *Conn) next(n int) []byte {
 	if cap(c.queue) > 4 {
 		c.queue = nil // it is kept only while it is short
 	}
-	c.busy = false
-	c.signal()
+	c.free()
 	return nil
 }
 
@@ -249,18 +244,14 @@ func (c *Conn) writePatiently() {
 		var err error
 		c.net.SetWriteDeadline(time.Now().Add(step))
 		n, err = c.net.Write(p)
-		c.net.SetWriteDeadline(time.Time{}) // no timer is left behind
-		switch {
-		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
-			c.fail(err)
-			return
-		case n > 0 || unsentBytes(c.raw) < before: // the kernel takes more only when a third of its buffer is free
+		c.net.SetWriteDeadline(time.Time{})       // no timer is left behind
+		if n > 0 || unsentBytes(c.raw) < before { // the kernel takes more only when a third of its buffer is free
 			idle = 0
-		default:
-			idle++
+		} else if idle++; idle == int(Patience/step) {
+			err = ErrNotReading
 		}
-		if idle == int(Patience/step) {
-			c.fail(ErrNotReading)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			c.fail(err)
 			return
 		}
 	}
@@ -270,8 +261,7 @@ func (c *Conn) writePatiently() {
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = false
-	c.signal()
+	c.free()
 	if c.err != nil {
 		return
 	}
@@ -282,53 +272,50 @@ func (c *Conn) fail(err error) {
 	c.net.Close()
 }
 
-// Err says why the connection is of no use any more: ErrNotReading, net.ErrClosed after Close and CutOff, or what the
-// network said; nil if it is open.
-func (c *Conn) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
-// wait waits for a signal. The caller holds mu.
-func (c *Conn) wait() {
-	if c.changed == nil {
-		c.changed = make(chan struct{})
-	}
-	changed := c.changed
-	c.mu.Unlock()
-	<-changed
-	c.mu.Lock()
-}
-
-// signal wakes those who wait. The caller holds mu.
-func (c *Conn) signal() {
+// free notes that nobody sees to the messages any more, and wakes those who wait. The caller holds mu.
+func (c *Conn) free() {
+	c.busy = false
 	if c.changed != nil {
 		close(c.changed)
 		c.changed = nil
 	}
 }
 
-// Flush waits until the kernel has all that was sent, or the connection has failed.
-func (c *Conn) Flush() {
+// wait waits until all that was sent is written, end as well if there is one to wait for, or the connection has failed.
+func (c *Conn) wait(forEnd bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.busy {
-		c.wait()
+	for c.err == nil && (c.busy || forEnd && !c.ended) {
+		if c.changed == nil {
+			c.changed = make(chan struct{})
+		}
+		changed := c.changed
+		c.mu.Unlock()
+		<-changed
+		c.mu.Lock()
 	}
 }
+
+// Err says why there is no more to say and to ask: ErrNotReading, net.ErrClosed after Close and CutOff, what the network
+// said, or that End was called; nil if there is.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && c.ended {
+		return errEnded
+	}
+	return c.err
+}
+
+// Flush waits until the kernel has all that was sent, or the connection has failed.
+func (c *Conn) Flush() { c.wait(false) }
 
 // Close waits for End and until all is written, then closes the connection so that the last words arrive: a close with
 // input unread would destroy them, so the own side is ended first and input dropped until the peer ends its side or
 // linger is over. If the connection has failed, it returns at once.
 func (c *Conn) Close() {
-	c.mu.Lock()
-	for (c.busy || !c.ended) && c.err == nil {
-		c.wait()
-	}
-	c.mu.Unlock()
-	half, ok := c.net.(interface{ CloseWrite() error })
-	if ok && c.Err() == nil && half.CloseWrite() == nil {
+	c.wait(true)
+	if half, ok := c.net.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		c.net.SetReadDeadline(time.Now().Add(linger))
 		c.dropInput()
 	}

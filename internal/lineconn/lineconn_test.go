@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -78,22 +77,21 @@ func mustRead(t *testing.T, peer io.Reader, want string) {
 	}
 }
 
-// mustReadAll reads from peer to its end; all of it must be want.
-func mustReadAll(t *testing.T, peer io.Reader, want string) {
-	t.Helper()
-	got, err := io.ReadAll(peer)
-	if err != nil || string(got) != want {
-		t.Fatalf("the peer got %d bytes, %.100q, %v; want %d, %.100q, and the end", len(got), got, err, len(want), want)
-	}
-}
+// end stands behind what a peer hears for the end.
+const end = " (the end)"
 
 // hears checks that peer gets want now, and no more.
 func hears(t *testing.T, peer net.Conn, want string) {
 	t.Helper()
 	peer.SetReadDeadline(time.Now().Add(time.Nanosecond)) // in virtual time: when nobody does anything any more
-	if got, err := io.ReadAll(peer); string(got) != want || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("heard %q, %v; want %q", got, err, want)
+	got, err := io.ReadAll(peer)
+	if err == nil {
+		got = append(got, end...)
 	}
+	if string(got) != want {
+		t.Errorf("heard %d bytes, %.100q, %v; want %d, %.100q", len(got), got, err, len(want), want)
+	}
+	peer.SetReadDeadline(time.Time{})
 }
 
 // mustErr checks why c is of no use any more.
@@ -178,7 +176,7 @@ func TestMaxWaiting(t *testing.T) {
 				}
 				c.Tell("no harm")
 				c.Flush() // nothing to wait for
-				mustReadAll(t, peer, "")
+				hears(t, peer, end)
 				c.CutOff()
 				mustErr(t, c, ErrNotReading) // the first reason stays
 				mustTake(t, start, 0)
@@ -223,37 +221,48 @@ func mustBeCutOff(t *testing.T, c *Conn) {
 	}
 }
 
-// stopped is a connection of a process that is stopped for 40 s in its first write.
-type stopped struct {
+// odd is a connection that is not as others are. Its own side can be ended, which its peer does not notice.
+type odd struct {
 	net.Conn
+	stop     time.Duration // how long the process is stopped, once, in a write
+	err      error         // of the network, in each read and write
+	ended    bool          // the own side
 	writes   int
 	deadline time.Time // of the writes
 }
 
-func (s *stopped) Write(p []byte) (int, error) {
-	if s.writes++; s.writes == 1 {
-		time.Sleep(40 * time.Second)
+func (o *odd) CloseWrite() error { o.ended = true; return nil }
+
+func (o *odd) SetWriteDeadline(t time.Time) error { o.deadline = t; return o.Conn.SetWriteDeadline(t) }
+
+func (o *odd) Read(p []byte) (int, error) {
+	if o.err != nil {
+		return 3, o.err
 	}
-	return s.Conn.Write(p)
+	return o.Conn.Read(p)
 }
 
-func (s *stopped) SetWriteDeadline(t time.Time) error {
-	s.deadline = t
-	return s.Conn.SetWriteDeadline(t)
+func (o *odd) Write(p []byte) (int, error) {
+	if o.writes++; o.err != nil {
+		return 3, o.err
+	}
+	time.Sleep(o.stop)
+	o.stop = 0
+	return o.Conn.Write(p)
 }
 
 // Time in which the process did not run is not the peer's fault. When all is written, no deadline, and so no timer, is left.
 func TestPatienceWhenStopped(t *testing.T) {
 	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		s := &stopped{Conn: c.net}
-		c.net = s
+		o := &odd{Conn: c.net, stop: 40 * time.Second}
+		c.net = o
 		c.Tell("hello")
 		time.Sleep(48 * time.Second)
 		mustRead(t, peer, "hello")
 		c.Flush()
 		mustErr(t, c, nil)
-		if s.writes < 2 || !s.deadline.IsZero() {
-			t.Errorf("after %d writes, the deadline is %v", s.writes, s.deadline)
+		if o.writes < 2 || !o.deadline.IsZero() {
+			t.Errorf("after %d writes, the deadline is %v", o.writes, o.deadline)
 		}
 	})
 }
@@ -261,48 +270,31 @@ func TestPatienceWhenStopped(t *testing.T) {
 // A status gives way to a newer one, unless it is begun, which none is that has not reached the crew. All other messages
 // stay, in their order. (The test itself is the crew.)
 func TestStatus(t *testing.T) {
-	for _, tt := range []struct {
-		begun      *Notice // a part of it is read before the others are sent
-		sent, want string  // the digits are statuses
-	}{
-		{notice(""), "12a3", "a3"},
-		{notice("(begun)"), "12", "begun)2"},
-		{status("(begun)"), "12", "begun)2"},
-		{status("(begun)"), "a1b2cd3e", "begun)abcd3e"},
-		{notice("(begun)"), "1a", "begun)1a"},
+	for sent, want := range map[string]string{ // digits are statuses; at a bar the crew begins
+		"12a3":       "a3",
+		"x|12":       "x2",
+		"1|23":       "13",
+		"1|a2b3cd4e": "1abcd4e",
+		"x|1a":       "x1a",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &Writers{ready: make(chan []*Conn, 1)}
 			c, peer := pipe(t, w)
-			c.Show(tt.begun)
-			if len(tt.begun.parts[0]) > 0 {
-				go (<-w.ready)[0].writePatiently()
-				mustRead(t, peer, "(")
-			}
-			for _, text := range strings.Split(tt.sent, "") {
-				if text < "a" {
-					c.Show(status(text))
-				} else {
-					c.Show(notice(text))
+			for _, b := range sent + "|" {
+				switch {
+				case b == '|' && len(w.ready) > 0:
+					go (<-w.ready)[0].writePatiently()
+					synctest.Wait()
+				case b < 'a':
+					c.Show(status(string(b)))
+				case b < '|':
+					c.Show(notice(string(b)))
 				}
 			}
-			c.End("")
-			if len(w.ready) > 0 {
-				go (<-w.ready)[0].writePatiently()
-			}
-			go c.Close()
-			mustReadAll(t, peer, tt.want)
+			hears(t, peer, want)
 		})
 	}
 }
-
-// halfPipe is a pipe that can end its own side, which its peer does not notice.
-type halfPipe struct {
-	net.Conn
-	ended bool
-}
-
-func (p *halfPipe) CloseWrite() error { p.ended = true; return nil }
 
 // Close waits for End and until the peer has all; then it ends its own side, waits a second at most for the peer to end
 // its own, and closes. After End nothing is sent any more, and what was sent before it arrives.
@@ -311,13 +303,13 @@ func TestClose(t *testing.T) {
 		peer func(peer net.Conn) // what the peer does after the last words
 		want time.Duration       // from the last words to the close
 	}{
-		"a peer that stays":  {func(net.Conn) {}, time.Second},
-		"a peer that leaves": {func(peer net.Conn) { time.Sleep(300 * time.Millisecond); peer.Close() }, 300 * time.Millisecond},
-		"a peer that writes and leaves": {func(peer net.Conn) {
+		"stays":  {func(net.Conn) {}, time.Second},
+		"leaves": {func(peer net.Conn) { time.Sleep(300 * time.Millisecond); peer.Close() }, 300 * time.Millisecond},
+		"writes and leaves": {func(peer net.Conn) {
 			peer.Write(make([]byte, 100)) // which takes two reads
 			peer.Close()
 		}, 40 * time.Millisecond},
-		"a peer that writes on and on": {func(peer net.Conn) { // at a measured pace, fast enough for what a kernel may hold
+		"writes on and on": {func(peer net.Conn) { // at a measured pace, fast enough for what a kernel may hold
 			total := 0
 			for n, err := 0, error(nil); err == nil; total += n {
 				n, err = peer.Write(make([]byte, 64<<10))
@@ -327,29 +319,29 @@ func TestClose(t *testing.T) {
 			}
 		}, time.Second},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run("a peer that "+name, func(t *testing.T) {
 			play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-				half := &halfPipe{Conn: c.net}
-				c.net = half
+				o := &odd{Conn: c.net}
+				c.net = o
 				closed := make(chan time.Time, 1)
 				go func() { c.Close(); closed <- time.Now() }()
 				time.Sleep(time.Second)
-				early := half.ended
+				early := o.ended
 				c.SetPrompt("?")
 				c.Tell("before")
 				c.End("last words")
 				c.End("more words")
 				c.Tell("after")
 				c.Show(status("after"))
-				mustErr(t, c, nil)
 				mustRead(t, peer, "before?last w")
 				time.Sleep(time.Second)
-				early = early || half.ended
+				early = early || o.ended
 				mustRead(t, peer, "ords")
 				last := time.Now()
-				if synctest.Wait(); early || !half.ended {
-					t.Errorf("the own side is ended: early %v, at last %v", early, half.ended)
+				if synctest.Wait(); early || !o.ended {
+					t.Errorf("the own side is ended: early %v, at last %v", early, o.ended)
 				}
+				mustErr(t, c, errEnded)
 				tt.peer(peer)
 				// It may be in a pause when the second is over.
 				if got := (<-closed).Sub(last); got < tt.want || got > tt.want+20*time.Millisecond {
@@ -387,7 +379,7 @@ func TestCutOff(t *testing.T) {
 				mustErr(t, c, net.ErrClosed)
 				c.Tell("too late")
 				c.Close()
-				mustReadAll(t, peer, "")
+				hears(t, peer, end)
 				mustTake(t, start, 0)
 			})
 		})
@@ -489,21 +481,19 @@ func TestNoticeIsShared(t *testing.T) {
 	}
 }
 
-// A status shows the newest texts only, also when the window has moved several times, and those before stay as they
-// were. To make one costs no copy of the texts; they are copied once in limit texts, to let the older ones go.
+// A status shows the newest texts only, and those before stay as they were. To make one costs no copy of the texts; they
+// are copied once in about limit texts, to let the older ones go.
 func TestFeed(t *testing.T) {
-	filler := strings.Repeat("x", 20000)
-	for limit, shown := range map[int]int{20: 20, 1: 1, 3: 3, 0: 20} {
+	for limit, shown := range map[int]int{20: 20, 1: 1, 3: 3, 0: 100} {
 		f := NewFeed("\n[", "]\n", limit)
 		var texts, want []string
 		var got []*Notice
-		cuts := 0
-		for n := range 20 {
-			texts = append(texts, fmt.Sprint(n, filler))
-			had := len(f.starts)
+		copied, last := 0, new(byte) // of the memory of the texts
+		for n := range 100 {
+			texts = append(texts, fmt.Sprint(n+1000, strings.Repeat("x", 16<<10)))
 			f.Add([]byte(texts[n]))
-			if len(f.starts) <= had {
-				cuts++
+			if now := &f.texts[:cap(f.texts)][cap(f.texts)-1]; now != last {
+				copied, last = copied+1, now
 			}
 			want = append(want, "\n["+strings.Join(texts[max(0, n+1-shown):], ",")+"]\n")
 			got = append(got, f.Status())
@@ -516,8 +506,8 @@ func TestFeed(t *testing.T) {
 				t.Errorf("limit %d: status %d is %.100q, want %.100q", limit, n, text, want[n])
 			}
 		}
-		if cuts > 20/shown || len(f.starts) > 2*shown {
-			t.Errorf("limit %d: after 20 texts and %d cuts, %d are kept", limit, cuts, len(f.starts))
+		if limit > 0 && copied > 10+100/limit || len(f.sizes) > shown || cap(f.texts) > 3*shown*(17<<10) {
+			t.Errorf("limit %d: 100 texts were copied %d times, and %d bytes are kept", limit, copied, cap(f.texts))
 		}
 	}
 }
@@ -533,7 +523,9 @@ func TestSocketLastWords(t *testing.T) {
 	words := strings.Repeat("last words ", 9000)
 	c.End(words)
 	c.Close()
-	mustReadAll(t, peer, words)
+	if got, err := io.ReadAll(peer); string(got) != words || err != nil {
+		t.Errorf("the peer got %d bytes, %v; want %d and the end", len(got), err, len(words))
+	}
 }
 
 // A peer that does not read is cut off when too much waits; the kernel keeps nothing for it then.

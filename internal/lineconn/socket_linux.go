@@ -48,34 +48,21 @@ func listenConfig() net.ListenConfig {
 // are faster for it.
 func newTryWrite() tryWrite {
 	var p []byte
-	var n uintptr
-	var errno syscall.Errno
+	var n int
 	call := func(fd uintptr) {
-		n, _, errno = syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
-	}
-	return func(raw syscall.RawConn, bytes []byte) (int, error) {
-		if raw == nil {
-			return 0, errWouldBlock
+		written, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		if errno == 0 {
+			n = int(written)
 		}
-		p = bytes
-		err := raw.Control(call)
+	}
+	return func(raw syscall.RawConn, bytes []byte) int {
+		p, n = bytes, 0
+		if raw != nil {
+			raw.Control(call) // which is not called if there is an error
+		}
 		p = nil
-		if err != nil {
-			return 0, err
-		}
-		return written(n, errno)
+		return n
 	}
-}
-
-// written is what a write has come to.
-func written(n uintptr, errno syscall.Errno) (int, error) {
-	switch errno {
-	case 0:
-		return int(n), nil
-	case syscall.EAGAIN, syscall.EINTR: // what was interrupted is repeated by a patient write
-		return 0, errWouldBlock
-	}
-	return 0, errno
 }
 
 // unsentBytes is how much of what was written the peer has not confirmed yet.

@@ -115,15 +115,6 @@ func TestAnnounceAllocates(t *testing.T) {
 	}
 }
 
-// A write that was interrupted, or would block, is repeated by a patient one; any other failure stays one.
-func TestWritten(t *testing.T) {
-	for errno, want := range map[syscall.Errno]error{0: nil, syscall.EAGAIN: errWouldBlock, syscall.EINTR: errWouldBlock, syscall.EPIPE: syscall.EPIPE} {
-		if n, err := written(5, errno); err != want || (err == nil) != (n == 5) {
-			t.Errorf("of errno %d: %d, %v; want %v", errno, n, err, want)
-		}
-	}
-}
-
 // Bytes that leave the send queue are progress, even if the kernel takes no more yet.
 func TestPatienceSeesQueue(t *testing.T) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)

@@ -45,13 +45,6 @@ func NewNotice(parts ...[]byte) *Notice {
 	return n
 }
 
-// NewStatus makes a notice that takes the place of an older status that is not yet begun to be written.
-func NewStatus(parts ...[]byte) *Notice {
-	n := NewNotice(parts...)
-	n.replaceable = true
-	return n
-}
-
 // before returns the message of n and a prompt.
 func (n *Notice) before(prompt string) *message {
 	n.mu.Lock()
@@ -146,8 +139,8 @@ func (g *Group) End(words string) {
 	}
 }
 
-// Feed is the newest of a growing sequence of texts, as a status that is shown to many. Bytes once stored never change, so
-// that all statuses, also those on their way to slow peers, share them. It has one owner.
+// Feed is the newest of a growing sequence of texts, as a status: a notice of which only the newest waits for a peer. Bytes
+// once stored never change, so that all statuses, also those on their way to slow peers, share them. It has one owner.
 type Feed struct {
 	open, end string
 	limit     int    // texts in a status; 0: all
@@ -176,7 +169,8 @@ func (f *Feed) Add(text []byte) {
 // Status is the newest texts, of which there must be one. It is made once for all calls between two Adds.
 func (f *Feed) Status() *Notice {
 	if f.status == nil {
-		f.status = NewStatus([]byte(f.open), f.texts[:len(f.texts)-1], []byte(f.end))
+		f.status = NewNotice([]byte(f.open), f.texts[:len(f.texts)-1], []byte(f.end))
+		f.status.replaceable = true
 	}
 	return f.status
 }

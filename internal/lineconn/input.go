@@ -108,17 +108,6 @@ func (c *Conn) pace() {
 	time.Sleep(c.paidFor.Sub(now) - burst*pause)
 }
 
-// dropInput reads, at a measured pace, until that fails.
-func (c *Conn) dropInput() {
-	buf := c.in[:] // is enough to wait with, which is all that most do
-	for _, err := c.net.Read(buf); err == nil; _, err = c.net.Read(buf) {
-		if len(buf) < dropBuffer {
-			buf = make([]byte, dropBuffer)
-		}
-		time.Sleep(pause)
-	}
-}
-
 // telnet is what the bytes so far make of the next one.
 type telnet byte
 

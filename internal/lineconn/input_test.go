@@ -20,73 +20,37 @@ func mustAsk(t *testing.T, c *Conn, want string, wantErr error) {
 	}
 }
 
-// tooLong stands for ErrTooLong, behind what was typed.
-const tooLong = " and more"
-
-// mustAnswer checks all that Ask returns of input in pieces of the given sizes.
-func mustAnswer(t *testing.T, input string, sizes []byte, want ...string) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		go func() {
-			for i, rest := 0, input; rest != ""; i++ {
-				n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
-				io.WriteString(peer, rest[:n])
-				rest = rest[n:]
-			}
-			peer.Close()
-		}()
-		var got []string
-		typed, err := c.Ask()
-		for ; err == nil || err == ErrTooLong; typed, err = c.Ask() {
-			if err != nil {
-				typed += tooLong
-			}
-			got = append(got, typed)
-		}
-		if !slices.Equal(got, want) || err != io.EOF {
-			t.Errorf("of %.100q in pieces of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
-		}
-		mustAsk(t, c, "", io.EOF) // again
-		mustErr(t, c, nil)
-	})
-}
-
-// A line ends at its newline, or where the input ends; spaces around it and a CR do not count, nor does telnet.
-func TestAsk(t *testing.T) {
+// FuzzAsk compares what Ask returns with a plain reading of the whole input, however that is split: a line ends at its
+// newline, or where the input ends; spaces around it and a CR do not count, nor does telnet. (Go spends most of its time
+// on minimizing, without -fuzzminimizetime 1s.)
+func FuzzAsk(f *testing.F) {
+	const tooLong = " and more"
 	x := func(n int) string { return strings.Repeat("x", n) }
-	long := x(1024) + tooLong
-	for input, want := range map[string][]string{
-		"":                                  nil,
-		"100\n72\n\n  73 \n":                {"100", "72", "", "73"},
-		" \t a  b \t\r\n  \r\n":             {"a  b", ""},
-		"a\nlast\r":                         {"a", "last"},
-		"\x00a\x00\n\xfe\x1b[2J\nlast":      {"\x00a\x00", "\xfe\x1b[2J", "last"},
-		x(64) + "\n" + x(63) + "\n" + x(64): {x(64), x(63), x(64)}, // as long as the buffer
-		x(1024) + "\n" + x(1024) + "\r\n" + x(1024):     {x(1024), x(1024), x(1024)},
-		"ok\n" + x(1024) + "\r":                         {"ok", x(1024)},
-		x(1025) + "\nok\n" + x(1025) + "\r\n" + x(1025): {long, "ok", long, long},
-		x(1024) + "\r\r\nok\n" + x(9000):                {long, "ok", long},
-		x(1088) + "\n" + x(3000) + "\nok":               {long, long, "ok"},
-		"  " + x(1020) + "   y\n":                       {x(1020) + tooLong},
+	for _, input := range []string{
+		"",
+		"100\n72\n\n  73 \n",
+		" \t a  b \t\r\n  \r\n",
+		"a\nlast\r",
+		"\x00a\x00\n\xfe\x1b[2J\nlast",
+		x(64) + "\n" + x(63) + "\n" + x(64), // as long as the buffer
+		x(1024) + "\n" + x(1024) + "\r\n" + x(1024),
+		"ok\n" + x(1024) + "\r",
+		x(1025) + "\nok\n" + x(1025) + "\r\n" + x(1025),
+		x(1024) + "\r\r\nok\n" + x(9000),
+		x(1088) + "\n" + x(3000) + "\nok",
+		"  " + x(1020) + "   y\n",
 		// telnet: options, an interrupt, the byte 255, from program to program, what is no command, what does not count
-		"\xff\xfd\x067\xff\xfb\n2\xff\xfc\xff\xff\xfe\xf0\r\n":   {"72"},
-		"ab\xff\xf4\xff\xfd\x06c\na\xff\xffb\n\xff\xff\n":        {"abc", "a\xffb", "\xff"},
-		"7\xff\xfa\x1f\x00\n\xff\xff\xf0\xff\x00\xff\xf02\n":     {"72"},
-		"72\n73\xff\xfa\n\xff":                                   {"72", "73"},
-		"7\xff\xf02\n7\xff2\xff\n73\xff\xef\n72\xff":             {"72", "72", "73\xef", "72"},
-		x(1000) + strings.Repeat("\xff\xf1", 100) + x(24) + "\n": {x(1024)},
+		"\xff\xfd\x067\xff\xfb\n2\xff\xfc\xff\xff\xfe\xf0\r\n",
+		"ab\xff\xf4\xff\xfd\x06c\na\xff\xffb\n\xff\xff\n",
+		"7\xff\xfa\x1f\x00\n\xff\xff\xf0\xff\x00\xff\xf02\n",
+		"72\n73\xff\xfa\n\xff",
+		"7\xff\xf02\n7\xff2\xff\n73\xff\xef\n72\xff",
+		x(1000) + strings.Repeat("\xff\xf1", 100) + x(24) + "\n",
 	} {
-		for _, size := range []byte{1, 7, 63, 64} { // how the input is split makes no difference
-			mustAnswer(t, input, []byte{size}, want...)
+		for _, sizes := range []string{"\x01", "\x07", "\x3f", "\x40", "\x03\xc8"} {
+			f.Add(input, []byte(sizes))
 		}
 	}
-}
-
-// FuzzAsk compares Ask with a plain reading of the whole input, however that is split. (Go spends most of its time on
-// minimizing, without -fuzzminimizetime 1s.)
-func FuzzAsk(f *testing.F) {
-	f.Add("100\n72\r\n\nlast", []byte{1})
-	f.Add(strings.Repeat(strings.Repeat("x", 1024)+"\r\r\n1", 3), []byte{3, 200, 64})
-	f.Add("\xff\xfd\x06\xff\xfa\n\xff\xff\xff\xf01\xff\xff\xff\n\xff", []byte{2, 1})
 	// The bytes are the runes of the same numbers here.
 	telnet := regexp.MustCompile(`(?s)ÿ(?:ú(?:[^ÿ]|ÿ[^ð])*(?:ÿð|ÿ?$)|[û-þ](?:.|$)|(ÿ)|[ð-ú]|)`)
 	f.Fuzz(func(t *testing.T, input string, sizes []byte) {
@@ -97,7 +61,7 @@ func FuzzAsk(f *testing.F) {
 		for _, r := range telnet.ReplaceAllString(runes, "$1") {
 			rest += string([]byte{byte(r)})
 		}
-		var want []string
+		var got, want []string
 		for line := range strings.Lines(rest) {
 			if line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"); len(line) > 1024 {
 				want = append(want, strings.TrimSpace(line[:1024])+tooLong)
@@ -105,40 +69,52 @@ func FuzzAsk(f *testing.F) {
 				want = append(want, strings.TrimSpace(line))
 			}
 		}
-		mustAnswer(t, input, append(sizes, 64), want...)
+		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+			go func() {
+				sizes = append(sizes, 64)
+				for i, rest := 0, input; rest != ""; i++ {
+					n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
+					io.WriteString(peer, rest[:n])
+					rest = rest[n:]
+				}
+				peer.Close()
+			}()
+			typed, err := c.Ask()
+			for ; err == nil || err == ErrTooLong; typed, err = c.Ask() {
+				if err != nil {
+					typed += tooLong
+				}
+				got = append(got, typed)
+			}
+			if !slices.Equal(got, want) || err != io.EOF {
+				t.Errorf("of %.100q in pieces of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
+			}
+			mustAsk(t, c, "", io.EOF) // again
+			mustErr(t, c, nil)
+		})
 	})
 }
 
 // Whoever sends more than a person is slowed down to one line each 20 ms; who has been quiet has earned a burst again,
-// but never more than one.
+// but never more than one. An endless line is answered at once, while it is still coming. What follows is dropped, as
+// telnet's own bytes are, but slowed down as well: 20 ms for 64 bytes.
 func TestAskPace(t *testing.T) {
 	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		go io.WriteString(peer, strings.Repeat("1\n", 1000))
-		read := func(lines int, want time.Duration) {
-			t.Helper()
+		long := strings.Repeat("x", 200*64)
+		go io.WriteString(peer, strings.Repeat("1\n", 360)+long+"\n"+strings.Repeat("\xff\xf1", 100*32)+"ok\n")
+		for _, read := range []struct {
+			pause time.Duration // before
+			lines int
+			want  time.Duration
+		}{{0, 100, 0}, {0, 50, time.Second}, {time.Second, 50, 0}, {0, 10, 200 * time.Millisecond}, {time.Hour, 100, 0}, {0, 50, time.Second}} {
+			time.Sleep(read.pause)
 			start := time.Now()
-			for range lines {
+			for range read.lines {
 				mustAsk(t, c, "1", nil)
 			}
-			mustTake(t, start, want)
+			mustTake(t, start, read.want)
 		}
-		read(100, 0)
-		read(50, time.Second)
-		time.Sleep(time.Second)
-		read(50, 0)
-		read(10, 200*time.Millisecond)
 		time.Sleep(time.Hour)
-		read(100, 0)
-		read(50, time.Second)
-	})
-}
-
-// An endless line is answered at once, while it is still coming. What follows is dropped, as telnet's own bytes are, but
-// slowed down as well: 20 ms for 64 bytes.
-func TestAskPaceOfDropped(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		long := strings.Repeat("x", 200*64)
-		go io.WriteString(peer, long+"\n"+strings.Repeat("\xff\xf1", 100*32)+"ok\n")
 		start := time.Now()
 		mustAsk(t, c, long[:1024], ErrTooLong)
 		mustTake(t, start, 0)
@@ -175,7 +151,7 @@ func TestAskAfterEnd(t *testing.T) {
 		go io.WriteString(peer, "1\n2\n")
 		mustAsk(t, c, "1", nil)
 		c.End("")
-		waits, _ := pipe(t, c.writers)
+		waits, _ := pipe(t, c.writers, "")
 		go func() {
 			synctest.Wait() // until Ask waits
 			waits.End("")
@@ -200,7 +176,6 @@ func TestFailure(t *testing.T) {
 			use(c)
 			mustErr(t, c, syscall.EHOSTUNREACH)
 			mustAsk(t, c, "", syscall.EHOSTUNREACH)
-			mustErr(t, c, syscall.EHOSTUNREACH)
 			c.Close() // waits for no End
 			hears(t, peer, end)
 		})

@@ -1,13 +1,10 @@
 // Package lineconn holds a conversation in lines with a peer that nobody can trust, over any net.Conn: it may send too
 // much, too fast or too long lines, read nothing, close one side or vanish.
 //
-// Input is read by the one goroutine that calls [Conn.Ask]. Output is queued, which never waits, and written by a fixed
-// crew of [Writers], so that a connection that has nothing to say costs one goroutine (its reader) and a few hundred
-// bytes. A write that the kernel does not take at once is finished by a goroutine of its own, which ends with it: a peer
-// that does not read holds up nobody else.
-//
-// A [Server] accepts connections: it survives what net.Listener.Accept complains of, as net/http does, and limits how many
-// there are at once, in all and from one network address.
+// A [Server] accepts connections. Input is read by the one goroutine that calls [Conn.Ask]. Output is queued, which never
+// waits, and written by a fixed crew of [Writers], so that a connection that has nothing to say costs one goroutine (its
+// reader) and a few hundred bytes. A write that the kernel does not take at once is finished by a goroutine of its own,
+// which ends with it: a peer that does not read holds up nobody else.
 //
 // A connection ends with End, which sends the last words, and Close, which waits until they are written. To cut off is to
 // close at once.
@@ -41,19 +38,16 @@ const (
 	step        = time.Second // what one write may take before the peer's progress is looked at
 	batch       = 64          // connections that a writer takes at once: taking them costs little, and all writers end at about the same time
 
-	// A silent peer is asked for a sign of life after keepAliveIdle and then every keepAliveInterval, until it has given
-	// none for keepAliveCount times.
+	// A silent peer is asked for a sign of life first and then so often, until it has given none for so many times.
 	keepAliveIdle     = 30 * time.Second
 	keepAliveInterval = 10 * time.Second
 	keepAliveCount    = 6
 )
 
-var (
-	// ErrNotReading is the error of a connection whose peer did not take what was sent to it.
-	ErrNotReading = errors.New("the peer does not read")
+// ErrNotReading is the error of a connection whose peer did not take what was sent to it.
+var ErrNotReading = errors.New("the peer does not read")
 
-	errEnded = errors.New("the conversation has ended")
-)
+var errEnded = errors.New("the conversation has ended")
 
 // Listen listens on a TCP address, host:port. What it accepts is fit for peers that nobody can trust: the kernel's
 // buffers for one are bounded (on Linux), and one that is gone without a word is noticed within a minute of the first
@@ -66,7 +60,7 @@ func Listen(addr string) (*net.TCPListener, error) {
 	return listener, err
 }
 
-// Writers is the crew that writes for the connections it made.
+// Writers is the crew that writes for the connections it made. It ends with Close.
 type Writers struct {
 	ready chan []*Conn // each connection of these has something to write, and nobody else sees to it
 	done  sync.WaitGroup
@@ -281,7 +275,7 @@ func (c *Conn) free() {
 	}
 }
 
-// wait waits until all that was sent is written, end as well if there is one to wait for, or the connection has failed.
+// wait waits until all that was sent is written, the last words among it if it is for End, or the connection has failed.
 func (c *Conn) wait(forEnd bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -311,13 +305,19 @@ func (c *Conn) Err() error {
 func (c *Conn) Flush() { c.wait(false) }
 
 // Close waits for End and until all is written, then closes the connection so that the last words arrive: a close with
-// input unread would destroy them, so the own side is ended first and input dropped until the peer ends its side or
-// linger is over. If the connection has failed, it returns at once.
+// input unread would destroy them, so the own side is ended first and input dropped, at a measured pace, until the peer
+// ends its side or linger is over. If the connection has failed, it returns at once.
 func (c *Conn) Close() {
 	c.wait(true)
 	if half, ok := c.net.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		c.net.SetReadDeadline(time.Now().Add(linger))
-		c.dropInput()
+		buf := c.in[:] // is enough to wait with, which is all that most do
+		for _, err := c.net.Read(buf); err == nil; _, err = c.net.Read(buf) {
+			if len(buf) < dropBuffer {
+				buf = make([]byte, dropBuffer)
+			}
+			time.Sleep(pause)
+		}
 	}
 	c.CutOff()
 }

@@ -1,16 +1,13 @@
 package lineconn
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,10 +20,11 @@ func crew(t *testing.T, n int) *Writers {
 	return w
 }
 
-// pipe is a connection over net.Pipe and its peer: no buffers, and virtual time.
-func pipe(t *testing.T, w *Writers) (*Conn, net.Conn) {
+// pipe is a connection over net.Pipe, at a prompt, and its peer: no buffers, and virtual time.
+func pipe(t *testing.T, w *Writers, prompt string) (*Conn, net.Conn) {
 	ours, peer := net.Pipe()
 	c := w.Conn(ours)
+	c.SetPrompt(prompt)
 	t.Cleanup(func() { c.CutOff(); peer.Close() })
 	return c, peer
 }
@@ -34,17 +32,9 @@ func pipe(t *testing.T, w *Writers) (*Conn, net.Conn) {
 // play runs test in virtual time, with a connection, of a crew of one, and its peer.
 func play(t *testing.T, test func(t *testing.T, c *Conn, peer net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1))
+		c, peer := pipe(t, crew(t, 1), "")
 		test(t, c, peer)
 	})
-}
-
-// join makes a connection, at a prompt, that is a member of g, and its peer.
-func join(t *testing.T, w *Writers, g *Group, prompt string) (*Conn, net.Conn) {
-	c, peer := pipe(t, w)
-	c.SetPrompt(prompt)
-	g.Add(c)
-	return c, peer
 }
 
 // tcp is both ends of a connection that Listen made over 127.0.0.1. The peer's deadline only makes a broken test end.
@@ -110,39 +100,46 @@ func mustTake(t *testing.T, start time.Time, want time.Duration) {
 	}
 }
 
-// notice and status are a text as it is shown.
-func notice(text string) *Notice { return NewNotice([]byte(text)) }
-func status(text string) *Notice { return NewStatus([]byte(text)) }
+// notice and status are texts as they are shown.
+func notice(texts ...string) *Notice {
+	var parts [][]byte
+	for _, text := range texts {
+		parts = append(parts, []byte(text))
+	}
+	return NewNotice(parts...)
+}
+
+func status(texts ...string) *Notice {
+	n := notice(texts...)
+	n.replaceable = true
+	return n
+}
 
 // Messages arrive whole and in order, whatever parts they have; one without a byte holds up nothing. Connections that
-// share a notice read it at their own pace, and nobody changes its bytes.
+// share a notice read it at their own pace, and nobody changes its bytes. What has been taken does not count any more.
 func TestTellOrder(t *testing.T) {
 	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		other, otherPeer := pipe(t, c.writers)
-		other.SetPrompt("?")
+		other, otherPeer := pipe(t, c.writers, "?")
 		large := strings.Repeat("0123456789", 20000)
-		shared := NewNotice(nil, []byte("<"), nil, []byte(large), []byte(large), nil)
+		shared := notice("", "<", "", large, large, "")
 		c.Tell("one")
-		c.Show(NewNotice([]byte("["), nil, []byte("1,2,3"), []byte("]")))
+		c.Show(notice("[", "", "1,2,3", "]"))
 		c.Show(NewNotice())
 		c.Tell("")
 		c.Show(shared)
 		c.Tell("end")
 		other.Show(shared)
 		mustRead(t, peer, "one[1,2,3]<0123")
-		mustRead(t, otherPeer, "<"+large+large+"?")
-		mustRead(t, peer, large[4:]+large+"end")
-		c.Tell("")
+		hears(t, otherPeer, "<"+large+large+"?")
+		hears(t, peer, large[4:]+large+"end")
 		for range 3 {
-			c.Flush() // what has been taken does not count any more
 			c.Tell("%s", large)
-			mustRead(t, peer, large)
+			hears(t, peer, large)
 		}
-		c.Flush()
 		c.writers = &Writers{} // who have no place for more
 		c.Tell("one ")
 		c.Tell("two")
-		mustRead(t, peer, "one two")
+		hears(t, peer, "one two")
 		if len(shared.parts) != 6 || string(bytes.Join(shared.parts, nil)) != "<"+large+large || cap(c.queue) > 4 {
 			t.Error("the notice was modified, or memory for a long queue is kept")
 		}
@@ -164,23 +161,21 @@ func TestMaxWaiting(t *testing.T) {
 		"a large text":   {func(c *Conn) { c.Tell("%0260000d", 0) }, 1, 1},
 		"a larger text":  {func(c *Conn) { c.Tell("%0262145d", 0) }, 0, 0},
 	} {
-		t.Run(name, func(t *testing.T) {
-			play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-				start := time.Now()
-				n := -1
-				for ; c.Err() == nil; n++ {
-					tt.send(c)
-				}
-				if n < tt.least || n > tt.most {
-					t.Errorf("%d messages waited, want %d to %d", n, tt.least, tt.most)
-				}
-				c.Tell("no harm")
-				c.Flush() // nothing to wait for
-				hears(t, peer, end)
-				c.CutOff()
-				mustErr(t, c, ErrNotReading) // the first reason stays
-				mustTake(t, start, 0)
-			})
+		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+			start := time.Now()
+			n := -1
+			for ; c.Err() == nil; n++ {
+				tt.send(c)
+			}
+			if n < tt.least || n > tt.most {
+				t.Errorf("%d messages waited (%s), want %d to %d", n, name, tt.least, tt.most)
+			}
+			c.Tell("no harm")
+			c.Flush() // nothing to wait for
+			hears(t, peer, end)
+			c.CutOff()
+			mustErr(t, c, ErrNotReading) // the first reason stays
+			mustTake(t, start, 0)
 		})
 	}
 }
@@ -193,7 +188,7 @@ func TestPatience(t *testing.T) {
 		c.Show(status(text))
 		synctest.Wait()
 		start := time.Now()
-		other, otherPeer := pipe(t, c.writers)
+		other, otherPeer := pipe(t, c.writers, "")
 		other.Tell("hello")
 		mustRead(t, otherPeer, "hello")
 		mustTake(t, start, 0)
@@ -226,12 +221,12 @@ type odd struct {
 	net.Conn
 	stop     time.Duration // how long the process is stopped, once, in a write
 	err      error         // of the network, in each read and write
-	ended    bool          // the own side
+	ended    time.Time     // the own side
 	writes   int
 	deadline time.Time // of the writes
 }
 
-func (o *odd) CloseWrite() error { o.ended = true; return nil }
+func (o *odd) CloseWrite() error { o.ended = time.Now(); return nil }
 
 func (o *odd) SetWriteDeadline(t time.Time) error { o.deadline = t; return o.Conn.SetWriteDeadline(t) }
 
@@ -279,7 +274,7 @@ func TestStatus(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &Writers{ready: make(chan []*Conn, 1)}
-			c, peer := pipe(t, w)
+			c, peer := pipe(t, w, "")
 			for _, b := range sent + "|" {
 				switch {
 				case b == '|' && len(w.ready) > 0:
@@ -299,89 +294,73 @@ func TestStatus(t *testing.T) {
 // Close waits for End and until the peer has all; then it ends its own side, waits a second at most for the peer to end
 // its own, and closes. After End nothing is sent any more, and what was sent before it arrives.
 func TestClose(t *testing.T) {
-	for name, tt := range map[string]struct {
+	for _, tt := range []struct {
 		peer func(peer net.Conn) // what the peer does after the last words
 		want time.Duration       // from the last words to the close
 	}{
-		"stays":  {func(net.Conn) {}, time.Second},
-		"leaves": {func(peer net.Conn) { time.Sleep(300 * time.Millisecond); peer.Close() }, 300 * time.Millisecond},
-		"writes and leaves": {func(peer net.Conn) {
-			peer.Write(make([]byte, 100)) // which takes two reads
-			peer.Close()
-		}, 40 * time.Millisecond},
-		"writes on and on": {func(peer net.Conn) { // at a measured pace, fast enough for what a kernel may hold
-			total := 0
-			for n, err := 0, error(nil); err == nil; total += n {
-				n, err = peer.Write(make([]byte, 64<<10))
-			}
-			if total < 128<<10 || total > 256<<10 {
-				t.Errorf("%d bytes were read, want 128 to 256 KiB", total)
+		{func(net.Conn) {}, time.Second},
+		{func(peer net.Conn) { time.Sleep(300 * time.Millisecond); peer.Close() }, 300 * time.Millisecond},
+		{func(peer net.Conn) { peer.Write(make([]byte, 100)); peer.Close() }, 40 * time.Millisecond}, // it takes two reads
+		{func(peer net.Conn) {
+			if n, _ := peer.Write(make([]byte, 1<<20)); n < 128<<10 || n > 256<<10 { // more than a kernel may hold
+				t.Errorf("%d bytes were read, want 128 to 256 KiB", n)
 			}
 		}, time.Second},
 	} {
-		t.Run("a peer that "+name, func(t *testing.T) {
-			play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-				o := &odd{Conn: c.net}
-				c.net = o
-				closed := make(chan time.Time, 1)
-				go func() { c.Close(); closed <- time.Now() }()
-				time.Sleep(time.Second)
-				early := o.ended
-				c.SetPrompt("?")
-				c.Tell("before")
-				c.End("last words")
-				c.End("more words")
-				c.Tell("after")
-				c.Show(status("after"))
-				mustRead(t, peer, "before?last w")
-				time.Sleep(time.Second)
-				early = early || o.ended
-				mustRead(t, peer, "ords")
-				last := time.Now()
-				if synctest.Wait(); early || !o.ended {
-					t.Errorf("the own side is ended: early %v, at last %v", early, o.ended)
-				}
-				mustErr(t, c, errEnded)
-				tt.peer(peer)
-				// It may be in a pause when the second is over.
-				if got := (<-closed).Sub(last); got < tt.want || got > tt.want+20*time.Millisecond {
-					t.Errorf("closed after %v, want %v", got, tt.want)
-				}
-				mustErr(t, c, net.ErrClosed)
-				if more, _ := io.ReadAll(peer); len(more) > 0 {
-					t.Errorf("after End the peer got %q", more)
-				}
-			})
+		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+			o := &odd{Conn: c.net}
+			c.net = o
+			closed := make(chan time.Time, 1)
+			go func() { c.Close(); closed <- time.Now() }()
+			time.Sleep(time.Second)
+			c.SetPrompt("?")
+			c.Tell("before")
+			c.End("last words")
+			c.End("more words")
+			c.Tell("after")
+			c.Show(status("after"))
+			mustErr(t, c, errEnded)
+			mustRead(t, peer, "before?last w")
+			time.Sleep(time.Second)
+			mustRead(t, peer, "ords")
+			last := time.Now()
+			tt.peer(peer)
+			got := (<-closed).Sub(last) // it may be in a pause when the second is over
+			if got < tt.want || got > tt.want+20*time.Millisecond || !o.ended.Equal(last) {
+				t.Errorf("closed after %v, the own side after %v; want %v and 0", got, o.ended.Sub(last), tt.want)
+			}
+			mustErr(t, c, net.ErrClosed)
+			if more, _ := io.ReadAll(peer); len(more) > 0 {
+				t.Errorf("after End the peer got %q", more)
+			}
 		})
 	}
 }
 
 // CutOff ends everything at once, whoever waits for whatever: it leaves no goroutine behind.
 func TestCutOff(t *testing.T) {
-	for name, wait := range map[string]func(c *Conn){
-		"nobody waits":                func(*Conn) {},
-		"in Ask":                      func(c *Conn) { c.Ask() },
-		"in Ask, something is sent":   func(c *Conn) { c.Tell("hello"); c.Ask() },
-		"in Flush":                    func(c *Conn) { c.Tell("hello"); c.Tell("hello"); c.Flush() },
-		"in Close, before End":        func(c *Conn) { c.Close() },
-		"in Close, something is sent": func(c *Conn) { c.Tell("hello"); c.Close() },
-		"in Close, after End":         func(c *Conn) { c.End("bye"); c.Close() },
+	for _, wait := range []func(c *Conn){
+		func(*Conn) {},
+		func(c *Conn) { c.Ask() },
+		func(c *Conn) { c.Tell("hello"); c.Ask() },
+		func(c *Conn) { c.Tell("hello"); c.Tell("hello"); c.Flush() },
+		func(c *Conn) { c.Close() },
+		func(c *Conn) { c.Tell("hello"); c.Close() },
+		func(c *Conn) { c.End("bye"); c.Close() },
 	} {
-		t.Run(name, func(t *testing.T) {
-			play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-				var waiting sync.WaitGroup
-				waiting.Go(func() { wait(c) })
-				synctest.Wait()
-				start := time.Now()
-				c.CutOff()
-				c.CutOff() // no harm
-				waiting.Wait()
-				mustErr(t, c, net.ErrClosed)
-				c.Tell("too late")
-				c.Close()
-				hears(t, peer, end)
-				mustTake(t, start, 0)
-			})
+		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+			var waiting sync.WaitGroup
+			waiting.Go(func() { wait(c) })
+			synctest.Wait()
+			start := time.Now()
+			c.CutOff()
+			c.CutOff() // no harm
+			waiting.Wait()
+			mustErr(t, c, net.ErrClosed)
+			c.Tell("too late")
+			c.Close()
+			hears(t, peer, end)
+			mustTake(t, start, 0)
 		})
 	}
 }
@@ -389,32 +368,34 @@ func TestCutOff(t *testing.T) {
 // Everybody hears an announcement, followed by the prompt of each, but the one left out and those that have left. End is
 // the end for all members.
 func TestAnnounce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, g := crew(t, 1), NewGroup(time.Hour)
-		a, atA := join(t, w, g, "A?")
-		b, atB := join(t, w, g, "B?")
-		_, atC := join(t, w, g, "")
-		gone, atGone := join(t, w, g, "A?")
+	play(t, func(t *testing.T, gone *Conn, atGone net.Conn) {
+		g := NewGroup(time.Hour)
+		a, atA := pipe(t, gone.writers, "A?")
+		b, atB := pipe(t, gone.writers, "B?")
+		all := func(toA, toB, toGone string) {
+			t.Helper()
+			hears(t, atA, toA)
+			hears(t, atB, toB)
+			hears(t, atGone, toGone)
+		}
+		g.Add(a)
+		g.Add(gone)
+		g.Add(b)
 		if !g.Leave(gone) || g.Leave(gone) {
 			t.Error("a member can leave once")
 		}
-		g.Announce(NewNotice([]byte("hear "), []byte("this ")), b)
-		hears(t, atA, "hear this A?")
-		hears(t, atB, "")
-		hears(t, atC, "hear this ")
-		hears(t, atGone, "")
-		a.SetPrompt("C?")
+		g.Announce(notice("hear ", "this "), b)
+		all("hear this A?", "", "")
+		a.SetPrompt("")
 		again := notice("again ")
 		g.Announce(again, nil)
-		hears(t, atA, "again C?")
-		hears(t, atB, "again B?")
-		a.Tell("%d%% of %s ", 5, "it")
-		hears(t, atA, "5% of it C?")
+		all("again ", "again B?", "")
+		gone.SetPrompt("A?")
 		gone.Show(again)
-		hears(t, atGone, "again A?")
+		b.Tell("%d%% of %s ", 5, "it")
+		all("", "5% of it B?", "again A?")
 		g.End("bye")
-		hears(t, atA, "bye")
-		hears(t, atB, "bye")
+		all("bye", "bye", "")
 		mustAsk(t, a, "", errEnded)
 		if g.Leave(a) || g.Leave(b) {
 			t.Error("still members")
@@ -437,21 +418,22 @@ func TestAnnounceQueuesFirst(t *testing.T) {
 
 // Each member's broadcasts are due by its own clock, and Due rings for the next one.
 func TestBroadcastIsDue(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, _ net.Conn) {
+	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
 		g := NewGroup(10 * time.Second)
 		start := time.Now()
 		time.Sleep(25 * time.Second) // alone
-		_, atA := join(t, c.writers, g, "A?")
+		b, atB := pipe(t, c.writers, "B?")
+		g.Add(c)
 		time.Sleep(3 * time.Second)
-		b, atB := join(t, c.writers, g, "B?")
+		g.Add(b)
 		for _, ring := range []struct {
 			after    time.Duration
 			toA, toB string
-		}{{35, "[x]A?", ""}, {38, "", "[x]B?"}, {45, "[x]A?", ""}, {48, "", ""}, {55, "[x]A?", ""}} {
+		}{{35, "[x]", ""}, {38, "", "[x]B?"}, {45, "[x]", ""}, {48, "", ""}, {55, "[x]", ""}} {
 			<-g.Due.C
 			mustTake(t, start, ring.after*time.Second)
-			g.Broadcast(NewStatus([]byte("["), []byte("x"), []byte("]")))
-			hears(t, atA, ring.toA)
+			g.Broadcast(status("[", "x", "]"))
+			hears(t, peer, ring.toA)
 			hears(t, atB, ring.toB)
 			if ring.after == 45 {
 				g.Leave(b) // so that it rings for nobody
@@ -464,19 +446,26 @@ func TestBroadcastIsDue(t *testing.T) {
 // there is one copy for all.
 func TestNoticeIsShared(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 16<<10+1)
-	for _, n := range []*Notice{NewNotice(nil, large), NewNotice(large, []byte("]")), NewStatus([]byte("["), large, []byte("]"))} {
-		a, b := n.before("A?"), n.before("B?")
-		i := slices.IndexFunc(a.parts, func(p []byte) bool { return len(p) >= len(large) })
-		if &a.parts[i][0] != &large[0] || &b.parts[i][0] != &large[0] || n.before("A?") != a {
-			t.Error("not shared")
+	for _, tt := range []struct {
+		n     *Notice
+		parts int
+	}{
+		{NewNotice(nil, large), 3},
+		{NewNotice(large, []byte("]")), 2},
+		{NewNotice([]byte("["), large, []byte("]")), 3},
+		{NewNotice(), 1},
+		{NewNotice(large[:8<<10], large[:8<<10]), 1},
+		{status("[", "]"), 1},
+	} {
+		a, b := tt.n.before("A?"), tt.n.before("B?")
+		text := string(bytes.Join(a.parts, nil))
+		if tt.n.before("A?") != a || len(a.parts) != tt.parts || !strings.HasSuffix(text, "A?") || strings.Contains(text, "B?") {
+			t.Errorf("not shared, or %d parts instead of %d, or not as it is: %.100q", len(a.parts), tt.parts, text)
 		}
-		if text := string(bytes.Join(a.parts, nil)); !strings.HasSuffix(text, "A?") || strings.Contains(text, "B?") {
-			t.Errorf("the text is %.100q", text)
-		}
-	}
-	for _, n := range []*Notice{NewNotice(), NewNotice(large[:8<<10], large[:8<<10]), NewStatus([]byte("["), []byte("]"))} {
-		if m := n.before("A?"); len(m.parts) != 1 || n.before("A?") != m {
-			t.Errorf("%d parts, or not shared", len(m.parts))
+		for i, part := range a.parts {
+			if tt.parts > 1 && len(part) >= len(large) && (&part[0] != &large[0] || &b.parts[i][0] != &large[0]) {
+				t.Error("a large part was copied")
+			}
 		}
 	}
 }
@@ -486,8 +475,8 @@ func TestNoticeIsShared(t *testing.T) {
 func TestFeed(t *testing.T) {
 	for limit, shown := range map[int]int{20: 20, 1: 1, 3: 3, 0: 100} {
 		f := NewFeed("\n[", "]\n", limit)
-		var texts, want []string
-		var got []*Notice
+		var texts []string
+		var statuses []*Notice
 		copied, last := 0, new(byte) // of the memory of the texts
 		for n := range 100 {
 			texts = append(texts, fmt.Sprint(n+1000, strings.Repeat("x", 16<<10)))
@@ -495,15 +484,15 @@ func TestFeed(t *testing.T) {
 			if now := &f.texts[:cap(f.texts)][cap(f.texts)-1]; now != last {
 				copied, last = copied+1, now
 			}
-			want = append(want, "\n["+strings.Join(texts[max(0, n+1-shown):], ",")+"]\n")
-			got = append(got, f.Status())
-			if part := got[n].parts[1]; f.Status() != got[n] || &part[len(part)-1] != &f.texts[len(f.texts)-2] {
+			statuses = append(statuses, f.Status())
+			if part := statuses[n].parts[1]; f.Status() != statuses[n] || &part[len(part)-1] != &f.texts[len(f.texts)-2] {
 				t.Error("a status is made twice, or its texts are copied")
 			}
 		}
-		for n, status := range got {
-			if text := string(bytes.Join(status.parts, nil)); text != want[n] {
-				t.Errorf("limit %d: status %d is %.100q, want %.100q", limit, n, text, want[n])
+		for n, status := range statuses {
+			want := "\n[" + strings.Join(texts[max(0, n+1-shown):n+1], ",") + "]\n"
+			if text := string(bytes.Join(status.parts, nil)); text != want || !status.replaceable {
+				t.Errorf("limit %d: status %d is %.100q, want %.100q", limit, n, text, want)
 			}
 		}
 		if limit > 0 && copied > 10+100/limit || len(f.sizes) > shown || cap(f.texts) > 3*shown*(17<<10) {
@@ -542,27 +531,12 @@ func TestSocketNotReading(t *testing.T) {
 	}
 }
 
-// A reset ends the connection.
-func TestSocketReset(t *testing.T) {
-	ours, peer := tcp(t)
-	c := crew(t, 1).Conn(ours)
-	peer.SetLinger(0)
-	peer.Close()
-	c.Tell("anybody there?")
-	c.Flush()
-	if err := c.Err(); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("noticed: %v", err)
-	}
-}
-
 // However many send to however many connections at once: each peer gets whole messages, those of a sender in its order,
 // and none is missing. If a connection ends or is cut off meanwhile, none is missing before the last.
 func TestSocketManySenders(t *testing.T) {
 	const conns, senders, messages = 18, 6, 100
 	w := crew(t, 2)
-	message := func(sender, n int) string { // a few are large
-		return fmt.Sprintln(sender, n, strings.Repeat("x", n*7%30+n%10/9*20000))
-	}
+	var texts [senders]string
 	var all []*Conn
 	var sending, peers sync.WaitGroup
 	for i := range conns {
@@ -574,34 +548,36 @@ func TestSocketManySenders(t *testing.T) {
 			c.Close()
 		})
 		peers.Go(func() {
-			defer peer.Close()
-			in := bufio.NewScanner(peer)
-			var came [senders]int
-			total := 0
-			for ; in.Scan(); total++ {
-				sender := int(in.Text()[0] - '0')
-				if want := message(sender, came[sender]); in.Text()+"\n" != want && (i%3 < 2 || !strings.HasPrefix(want, in.Text())) {
-					t.Errorf("connection %d: got %.100q, want %.100q", i, in.Text(), want)
-					return
-				}
-				came[sender]++
-				if total == 20*i && i%3 == 1 {
-					c.End("")
-				} else if total == 20*i && i%3 == 2 {
-					c.CutOff()
+			got, err := io.ReadAll(peer)
+			peer.Close()
+			sending.Wait()
+			var came [senders]string
+			for line := range bytes.Lines(got) {
+				if sender := line[0] - '0'; line[len(line)-1] == '\n' {
+					came[sender] += string(line)
+				} else if i%3 < 2 {
+					t.Errorf("connection %d: the last message is %.100q", i, line)
 				}
 			}
-			if i%3 == 0 && total != senders*messages || i%3 < 2 && in.Err() != nil {
-				t.Errorf("connection %d: %d messages arrived, %v", i, total, in.Err())
+			for sender, text := range texts {
+				if !strings.HasPrefix(text, came[sender]) || i%3 == 0 && came[sender] != text || i%3 < 2 && err != nil {
+					t.Errorf("connection %d: %d bytes of %d arrived of sender %d, %v", i, len(came[sender]), len(text), sender, err)
+				}
 			}
 		})
 	}
 	for sender := range senders {
 		sending.Go(func() {
 			for n := range messages {
-				shared := notice(message(sender, n))
-				for _, c := range all {
-					c.Show(shared)
+				text := fmt.Sprintln(sender, n, strings.Repeat("x", n*7%30+n%10/9*20000)) // a few are large
+				texts[sender] += text
+				shared := notice(text)
+				for i, c := range all {
+					if c.Show(shared); sender == 0 && n == 5*i && i%3 == 1 {
+						c.End("")
+					} else if sender == 0 && n == 5*i && i%3 == 2 {
+						c.CutOff()
+					}
 				}
 			}
 		})

@@ -23,8 +23,9 @@ type Listener interface {
 	SetDeadline(time.Time) error
 }
 
-// Server hands each connection to a goroutine of its own. A network address is an IPv4 address, or the /64 of an IPv6
-// address: its owner has all of that.
+// Server accepts connections: it survives what Accept complains of, as net/http does, and limits how many there are at
+// once, in all and from one network address. That is an IPv4 address, or the /64 of an IPv6 address: its owner has all of
+// that.
 type Server struct {
 	Handle        func(conn net.Conn, from netip.Prefix) // has a conversation; the connection is its to close. from: its network address, zero if that is not counted (loopback, or no IP address)
 	Refuse        func(conn net.Conn, why error)         // takes leave of a connection that is one too many (ErrFull or ErrTooMany) and closes it; takes a second or so at most
@@ -56,9 +57,11 @@ func (c *crowd) leave(places int) (over bool) {
 	return over
 }
 
-// Serve accepts connections from ln until ctx is done; then it closes ln. After an error, such as too many open files, it tries
-// again in 5 ms, then after twice as long each time, up to 1 s. It says so once, and again when 1 s has passed without one.
+// Serve accepts connections from ln until ctx is done; then it closes ln. After an error, such as too many open files, it
+// tries again in 5 ms, then after twice as long each time, up to 1 s. It says so once, and again when 1 s has passed
+// without one.
 func (s *Server) Serve(ctx context.Context, ln Listener) {
+	s.from = map[netip.Prefix]crowd{}
 	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	refusals := make(chan struct{}, 1000) // those going on
@@ -136,9 +139,6 @@ func (s *Server) take(from netip.Prefix) error {
 			s.all.said, s.fullSaid = true, time.Now()
 		}
 		return ErrFull
-	}
-	if s.from == nil {
-		s.from = make(map[netip.Prefix]crowd)
 	}
 	s.all.size++
 	c.size++

@@ -61,9 +61,9 @@ type arrival struct {
 
 func (a arrival) RemoteAddr() net.Addr { return a.from }
 
-// serve plays a script with a server: each line is something to do and, behind bars, what comes of it. That is what the
-// console says, and last how everybody is met who came, or had waited: by its network address, full or too many. Who is
-// met stays until the client leaves. At the end Serve ends at once, Wait when the last has left, and nothing is left of them.
+// serve plays a script with a server: a line is steps and, behind bars, what comes of them: what the console says, and how
+// everybody is met who came, or had waited: by its network address, full or too many. Who is met stays until the client
+// leaves. At the end Serve ends at once, Wait when the last has left, and nothing is left of them.
 func serve(t *testing.T, places, perAddress int, script string) *desk {
 	t.Helper()
 	var d *desk
@@ -95,54 +95,56 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 			line = strings.TrimSpace(line)
 			bar := strings.Index(line+" | ", " | ")
 			want := line[bar:]
-			var verb, what string
-			n := 1
-			fmt.Sscan(line[:bar], &verb, &what, &n)
-			switch verb {
-			case "come", "visit": // to stay, or to leave at once; from where, how many
-				var addr net.Addr
-				if ip, err := netip.ParseAddr(what); err == nil {
-					addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))
-				}
-				for range n {
-					conn, client := net.Pipe()
-					d.conns <- arrival{conn, addr}
-					synctest.Wait()
-					if verb == "visit" {
-						client.Close()
-					} else {
-						clients = append(clients, client)
+			for step := range strings.SplitSeq(line[:bar], ", ") {
+				var verb, what string
+				n := 1
+				fmt.Sscan(step, &verb, &what, &n)
+				switch verb {
+				case "come", "visit": // to stay, or to leave at once; from where, how many
+					var addr net.Addr
+					if ip, err := netip.ParseAddr(what); err == nil {
+						addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))
 					}
+					for range n {
+						conn, client := net.Pipe()
+						d.conns <- arrival{conn, addr}
+						synctest.Wait()
+						if verb == "visit" {
+							client.Close()
+						} else {
+							clients = append(clients, client)
+						}
+					}
+					want += strings.Repeat(want[max(0, strings.LastIndex(want, " | ")):], n-1) // each
+				case "leave": // how many of those who came first
+					fmt.Sscan(what, &n)
+					for _, client := range clients[:n] {
+						client.Close()
+						synctest.Wait()
+					}
+					clients = clients[n:]
+				case "open", "closed": // is the connection of who came last, or before
+					fmt.Sscan(what, &n)
+					hears(t, clients[len(clients)-n], map[string]string{"closed": end}[verb])
+				case "wait":
+					pause, _ := time.ParseDuration(what)
+					time.Sleep(pause)
+				case "trouble":
+					d.errno.Store(map[string]uintptr{"EMFILE": uintptr(syscall.EMFILE), "ENFILE": uintptr(syscall.ENFILE)}[what])
+					select {
+					case d.conns <- nil: // if it waits in Accept
+					default:
+					}
+				case "close":
+					d.close()
+				case "end":
+					start := time.Now()
+					cancel()
+					<-ended
+					mustTake(t, start, 0)
 				}
-				want += strings.Repeat(want[max(0, strings.LastIndex(want, " | ")):], n-1) // each
-			case "leave": // how many of those who came first
-				fmt.Sscan(what, &n)
-				for _, client := range clients[:n] {
-					client.Close()
-					synctest.Wait()
-				}
-				clients = clients[n:]
-			case "open", "closed": // is the connection of who came last, or before
-				fmt.Sscan(what, &n)
-				hears(t, clients[len(clients)-n], map[string]string{"closed": end}[verb])
-			case "wait":
-				pause, _ := time.ParseDuration(what)
-				time.Sleep(pause)
-			case "trouble":
-				d.errno.Store(map[string]uintptr{"EMFILE": uintptr(syscall.EMFILE), "ENFILE": uintptr(syscall.ENFILE)}[what])
-				select {
-				case d.conns <- nil: // if it waits in Accept
-				default:
-				}
-			case "close":
-				d.close()
-			case "end":
-				start := time.Now()
-				cancel()
-				<-ended
-				mustTake(t, start, 0)
+				synctest.Wait()
 			}
-			synctest.Wait()
 			if got := strings.ReplaceAll(said.String(), "\n", ""); got != want {
 				t.Fatalf("%s, but it is%s", line, got)
 			}
@@ -174,16 +176,10 @@ const (
 func TestBackoff(t *testing.T) {
 	d := serve(t, 0, 0, `
 		trouble EMFILE`+noFiles+`
-		wait 4s
-		trouble over
-		wait 1s
-		come pipe | loopback
-		trouble EMFILE
-		wait 50ms
-		trouble over
+		wait 4s, trouble over, wait 1s, come pipe | loopback
+		trouble EMFILE, wait 50ms, trouble over
 		wait 1030ms`+over+`
-		trouble EMFILE`+noFiles+`
-		wait 50ms`)
+		trouble EMFILE, wait 50ms`+noFiles)
 	if want := []int64{0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275, 4275, 5000, 5005, 5015, 5035, 5075, 6075, 6085, 6095, 6115, 6130}; !slices.Equal(d.tries, want) {
 		t.Errorf("Accept was called at %v, want %v", d.tries, want)
 	}
@@ -195,27 +191,22 @@ func TestTroubleIsSaidOnce(t *testing.T) {
 	// from then, whether somebody comes or not.
 	script := func(somebody string) string {
 		return `
-			come pipe | loopback
-			wait 1h
-			trouble EMFILE` + noFiles + `
-			wait 1h
-			trouble over
-			wait 1s
-			come pipe | loopback
-			trouble ENFILE
-			wait 10s
-			trouble over
-			wait 500ms` + somebody + `
+			come pipe, wait 1h | loopback
+			trouble EMFILE, wait 1h` + noFiles + `
+			trouble over, wait 1s, come pipe, trouble ENFILE, wait 10s | loopback
+			trouble over, wait 500ms` + somebody + `
 			wait 774999999ns
 			wait 1ns` + over
 	}
-	serve(t, 0, 0, script("")+script("\ncome pipe | loopback"))
+	serve(t, 0, 0, script("")+script(", come pipe | loopback"))
 }
 
-// Neither the end of its context nor somebody else who closes the listener is trouble, and conversations go on.
+// Neither the end of its context nor somebody else who closes the listener is trouble, and conversations go on. Some may
+// end while others begin.
 func TestServeEnds(t *testing.T) {
-	serve(t, 0, 1, "come 10.0.0.7 | 10.0.0.7 \n close \n open")
-	serve(t, 0, 1, "come 10.0.0.7 | 10.0.0.7 \n end \n open")
+	serve(t, 0, 0, "visit 10.0.0.7 9 | 10.0.0.7")
+	serve(t, 0, 1, "come 10.0.0.7, close, open | 10.0.0.7")
+	serve(t, 0, 1, "come 10.0.0.7, end, open | 10.0.0.7")
 }
 
 // Max conversations are had at once, and MaxPerAddress with one network address, loopback and what is no IP address not
@@ -226,23 +217,18 @@ func TestLimits(t *testing.T) {
 		come ::ffff:10.0.0.7 | too many terminals from 10.0.0.7: 2; further ones are refused | too many
 		come ::ffff:10.0.0.8 | 10.0.0.8
 		come 10.0.0.8 | 10.0.0.8
-		wait 1s
-		come 10.0.0.8 | too many terminals from 10.0.0.8: 2; further ones are refused | too many
+		wait 1s, come 10.0.0.8 | too many terminals from 10.0.0.8: 2; further ones are refused | too many
 		come 2001:db8:1:2::1 2 | 2001:db8:1:2::/64
-		wait 1s
-		come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
+		wait 1s, come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
 		come 2001:db8:1:3::1 2 | 2001:db8:1:3::/64
 		come fe80::1%eth0 2 | fe80::/64
-		wait 1s
-		come fe80::2 | too many terminals from fe80::/64: 2; further ones are refused | too many
+		wait 1s, come fe80::2 | too many terminals from fe80::/64: 2; further ones are refused | too many
 		leave`+again+`
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7 | too many`)
 	serve(t, 5, 1, `
 		come 127.1.2.3 2 | loopback
-		come ::1 | loopback
-		come ::ffff:127.0.0.1 | loopback
-		come pipe | loopback
+		come ::1, come ::ffff:127.0.0.1, come pipe | loopback | loopback | loopback
 		come pipe | the server is full: 5 terminals, the most of them (5) from loopback | full
 		come pipe 9 | full`)
 	serve(t, 13, 0, `
@@ -252,9 +238,8 @@ func TestLimits(t *testing.T) {
 		come 127.0.0.1 4 | loopback
 		visit 10.0.0.7 | the server is full: 13 terminals, the most of them (5) from 10.0.0.8 | full
 		leave`+room+`
-		leave
-		wait 1s
-		come 127.0.0.1 2 | loopback
+		leave, wait 1s, come 127.0.0.1 | loopback
+		come 127.0.0.1 | loopback
 		visit 10.0.0.7 | the server is full: 13 terminals, the most of them (6) from loopback | full`)
 }
 
@@ -263,12 +248,9 @@ func TestSaidOnce(t *testing.T) {
 	script := func(refusal, reached, left string) string {
 		return `
 			come 10.0.0.7 29 | 10.0.0.7
-			wait 1h
-			visit 10.0.0.7` + reached + refusal + `
+			wait 1h, visit 10.0.0.7` + reached + refusal + `
 			visit 10.0.0.7` + refusal + `
-			leave
-			wait 1h
-			come 10.0.0.7 | 10.0.0.7
+			leave, wait 1h, come 10.0.0.7 | 10.0.0.7
 			visit 10.0.0.7` + refusal + `
 			leave
 			leave` + left + `
@@ -288,33 +270,25 @@ func TestManyAddresses(t *testing.T) {
 		come 10.0.0.8 | 10.0.0.8
 		visit 10.0.0.8 | too many
 		come 10.0.0.9 | 10.0.0.9
-		wait 1s
-		visit 10.0.0.7 | too many
+		wait 1s, visit 10.0.0.7 | too many
 		visit 10.0.0.9 | too many terminals from 10.0.0.9: 1; further ones are refused | too many
 		visit 10.0.0.8 | too many
 		leave`+again+`
-		leave
-		leave | terminals from 10.0.0.9 are let in again`)
+		leave, leave | terminals from 10.0.0.9 are let in again`)
 }
 
 // However fast the same come and go, each limit is said at most once a second. That of an address counts first.
 func TestComeAndGo(t *testing.T) {
 	const silent = `
-		come 10.0.0.7 | 10.0.0.7
-		visit 10.0.0.7 | too many
-		visit 10.0.0.8 | full
-		leave`
-	const second = silent + "\n wait 999999999ns" + silent + "\n wait 1ns"
+		come 10.0.0.7, visit 10.0.0.7, visit 10.0.0.8, leave | 10.0.0.7 | too many | full
+	`
+	const second = silent + "wait 999999999ns" + silent + "wait 1ns"
 	const fullFirst = `
-		come 10.0.0.7 | 10.0.0.7
-		visit 10.0.0.8` + full + ` | full
-		visit 10.0.0.7` + many + ` | too many
-		leave` + room + again + second
+		come 10.0.0.7, visit 10.0.0.8 | 10.0.0.7` + full + ` | full
+		visit 10.0.0.7, leave` + many + ` | too many` + room + again + second
 	const manyFirst = `
-		come 10.0.0.7 | 10.0.0.7
-		visit 10.0.0.7` + many + ` | too many
-		visit 10.0.0.8` + full + ` | full
-		leave` + room + again + second
+		come 10.0.0.7, visit 10.0.0.7 | 10.0.0.7` + many + ` | too many
+		visit 10.0.0.8, leave` + full + ` | full` + room + again + second
 	serve(t, 1, 1, fullFirst+manyFirst+fullFirst)
 }
 
@@ -325,24 +299,17 @@ func TestMaxRefusals(t *testing.T) {
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+full+` | full
 		come 10.0.0.7 999 | full
-		come 10.0.0.7
-		open
+		come 10.0.0.7, open
 		leave`+room+`
 		leave | full
-		come 10.0.0.7 | 10.0.0.7
-		come 10.0.0.7
-		end
-		closed
-		open 2`)
+		come 10.0.0.7, come 10.0.0.7 | 10.0.0.7
+		end, closed, open 2`)
 	serve(t, 0, 1, `
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+many+` | too many
 		come 10.0.0.7 999 | too many
-		come 10.0.0.7
-		closed
-		come 10.0.0.8 | 10.0.0.8
-		leave`+again+`
-		leave
+		come 10.0.0.7, closed, come 10.0.0.8 | 10.0.0.8
+		leave, leave`+again+`
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7 | too many`)
 }

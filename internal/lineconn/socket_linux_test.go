@@ -65,13 +65,11 @@ func TestIdleIsSmall(t *testing.T) {
 		ours, peers = append(ours, o), append(peers, p)
 	}
 	memory := func() (stack, heap int) {
-		var m runtime.MemStats
 		runtime.GC()
 		runtime.GC() // for what the first one has given back
-		runtime.ReadMemStats(&m)
-		used := []metrics.Sample{{Name: "/gc/scan/stack:bytes"}}
+		used := []metrics.Sample{{Name: "/gc/scan/stack:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
 		metrics.Read(used)
-		return int(used[0].Value.Uint64()), int(m.HeapAlloc)
+		return int(used[0].Value.Uint64()), int(used[1].Value.Uint64())
 	}
 	stackBefore, heapBefore := memory()
 	for i, peer := range peers {
@@ -163,43 +161,42 @@ func TestVanish(t *testing.T) {
 	if os.Getenv("LINECONN_NETNS") == "" {
 		t.Skip("LINECONN_NETNS is not set")
 	}
-	for name, vanish := range map[string]string{
-		"a cable":               "ip link set veth1 down",
-		"a machine that sleeps": "ip addr del 10.99.0.2/24 dev veth1",
-	} {
-		for words, most := range map[string]time.Duration{"": 2 * time.Minute, "anybody there?": time.Minute} {
-			t.Run(fmt.Sprintf("%s, told %q", name, words), func(t *testing.T) {
-				t.Parallel()
-				here, _ := newSpace(t)
-				there, id := newSpace(t)
-				ip := func(space func(f func() error) error, commands string) {
-					if err := space(exec.Command("sh", "-ec", commands).Run); err != nil {
-						t.Skip("no network: ", err)
-					}
+	const cable, sleep = "ip link set veth1 down", "ip addr del 10.99.0.2/24 dev veth1" // a cable, a machine that sleeps
+	for _, tt := range []struct {
+		vanish, words string
+		most          time.Duration
+	}{{cable, "", 2 * time.Minute}, {sleep, "", 2 * time.Minute}, {cable, "hello", time.Minute}, {sleep, "hello", time.Minute}} {
+		t.Run(fmt.Sprintf("%s, told %q", tt.vanish, tt.words), func(t *testing.T) {
+			t.Parallel()
+			here, _ := newSpace(t)
+			there, id := newSpace(t)
+			sh := func(space func(f func() error) error, commands string) {
+				if err := space(exec.Command("sh", "-ec", commands).Run); err != nil {
+					t.Skip("no network: ", err)
 				}
-				ip(here, fmt.Sprint("ip link add veth0 type veth peer name veth1 netns ", id))
-				ip(here, "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up")
-				ip(there, "ip addr add 10.99.0.2/24 dev veth1; ip link set veth1 up")
-				var l *net.TCPListener
-				if err := here(func() (err error) { l, err = Listen("10.99.0.1:0"); return err }); err != nil {
-					t.Fatal(err)
-				}
-				defer l.Close()
-				dialed := there(func() error { _, err := net.Dial("tcp", l.Addr().String()); return err })
-				ours, err := l.Accept()
-				if err := errors.Join(err, dialed); err != nil {
-					t.Fatal(err)
-				}
-				c := crew(t, 1).Conn(ours)
-				ip(there, vanish)
-				start := time.Now()
-				c.Tell("%s", words)
-				c.Ask()
-				took := time.Since(start)
-				if t.Logf("noticed after %v: %v", took, c.Err()); took > most {
-					t.Errorf("it took more than %v", most)
-				}
-			})
-		}
+			}
+			sh(here, fmt.Sprint("ip link add veth0 type veth peer name veth1 netns ", id))
+			sh(here, "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up")
+			sh(there, "ip addr add 10.99.0.2/24 dev veth1; ip link set veth1 up")
+			var l *net.TCPListener
+			if err := here(func() (err error) { l, err = Listen("10.99.0.1:0"); return err }); err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			dialed := there(func() error { _, err := net.Dial("tcp", l.Addr().String()); return err })
+			ours, err := l.Accept()
+			if err := errors.Join(err, dialed); err != nil {
+				t.Fatal(err)
+			}
+			c := crew(t, 1).Conn(ours)
+			sh(there, tt.vanish)
+			start := time.Now()
+			c.Tell("%s", tt.words)
+			c.Ask()
+			took := time.Since(start)
+			if t.Logf("noticed after %v: %v", took, c.Err()); took > tt.most {
+				t.Errorf("it took more than %v", tt.most)
+			}
+		})
 	}
 }

@@ -14,11 +14,6 @@ type message struct {
 	replaceable bool // dropped if another one is queued before it is begun to be written
 }
 
-// textMessage is a message of one text.
-func textMessage(text string) *message {
-	return &message{parts: [][]byte{[]byte(text)}, cost: messageCost + len(text)}
-}
-
 // A Notice is a text for many peers. With each prompt that follows it, it is made up once, and shared by all who are
 // at that prompt.
 type Notice struct {

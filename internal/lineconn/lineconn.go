@@ -60,7 +60,7 @@ func Listen(addr string) (*net.TCPListener, error) {
 	return listener, err
 }
 
-// Writers is the crew that writes for the connections it made. It ends with Close.
+// Writers is the crew that writes for the connections it made.
 type Writers struct {
 	ready chan []*Conn // each connection of these has something to write, and nobody else sees to it
 	done  sync.WaitGroup
@@ -97,8 +97,8 @@ func (w *Writers) start(conns []*Conn) {
 	}
 }
 
-// A tryWrite writes to a socket as much of p, which is not empty, as the kernel takes without waiting, and returns how
-// many bytes that are. It serves one goroutine, the only one that writes to raw.
+// A tryWrite writes to a socket as much of p, which is not empty, as the kernel takes without waiting: n bytes. It serves
+// one goroutine, the only one that writes to raw.
 type tryWrite func(raw syscall.RawConn, p []byte) (n int)
 
 // writeAll writes for each of conns what the kernel takes without waiting. If it takes nothing, for whatever reason, a
@@ -158,16 +158,19 @@ func (w *Writers) Conn(c net.Conn) *Conn {
 
 // Tell sends c a text, formatted as by fmt.Sprintf, then its prompt. It does nothing on a connection that has ended or
 // failed.
-func (c *Conn) Tell(format string, args ...any) {
-	c.send(textMessage(fmt.Sprintf(format, args...)+c.prompt), false)
-}
+func (c *Conn) Tell(format string, args ...any) { c.say(fmt.Sprintf(format, args...)+c.prompt, false) }
 
 // Show sends c a notice, then its prompt, in the way of Tell.
 func (c *Conn) Show(n *Notice) { c.send(n.before(c.prompt), false) }
 
 // End sends the last words, which may be empty: what is sent later is dropped, and Ask waits for no more input. A second
 // End is no harm and says nothing.
-func (c *Conn) End(words string) { c.send(textMessage(words), true) }
+func (c *Conn) End(words string) { c.say(words, true) }
+
+// say sends a text, which is the last if last is true.
+func (c *Conn) say(text string, last bool) {
+	c.send(&message{parts: [][]byte{[]byte(text)}, cost: messageCost + len(text)}, last)
+}
 
 // send queues m, which is the last message if last is true, and has the crew write it.
 func (c *Conn) send(m *message, last bool) {
@@ -238,8 +241,10 @@ func (c *Conn) writePatiently() {
 		var err error
 		c.net.SetWriteDeadline(time.Now().Add(step))
 		n, err = c.net.Write(p)
-		c.net.SetWriteDeadline(time.Time{})       // no timer is left behind
-		if n > 0 || unsentBytes(c.raw) < before { // the kernel takes more only when a third of its buffer is free
+		c.net.SetWriteDeadline(time.Time{}) // no timer is left behind
+
+		// The kernel takes more only when a third of its buffer is free.
+		if n > 0 || unsentBytes(c.raw) < before {
 			idle = 0
 		} else if idle++; idle == int(Patience/step) {
 			err = ErrNotReading
@@ -255,11 +260,11 @@ func (c *Conn) writePatiently() {
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.free()
 	if c.err != nil {
 		return
 	}
 	c.err = err
+	c.free()
 	if s, ok := c.net.(interface{ SetLinger(sec int) error }); ok && err == ErrNotReading {
 		s.SetLinger(0) // the kernel drops what it holds for the peer
 	}

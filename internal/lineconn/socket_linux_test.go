@@ -3,7 +3,6 @@ package lineconn
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -55,7 +54,7 @@ func TestListenOptions(t *testing.T) {
 }
 
 // A connection that waits for a line uses so little stack that one of 2 KiB, of which Go keeps 928 bytes for itself, is
-// enough, and few bytes besides.
+// enough, and few bytes besides. An announcement is made up once, and costs no memory for each member.
 func TestIdleIsSmall(t *testing.T) {
 	const conns = 200
 	w := crew(t, 1)
@@ -71,9 +70,11 @@ func TestIdleIsSmall(t *testing.T) {
 		metrics.Read(used)
 		return int(used[0].Value.Uint64()), int(used[1].Value.Uint64())
 	}
+	all := make([]*Conn, conns)
 	stackBefore, heapBefore := memory()
 	for i, peer := range peers {
 		c := w.Conn(ours[i])
+		all[i] = c
 		go func() {
 			c.Tell("question")
 			for _, err := c.Ask(); err == nil; _, err = c.Ask() {
@@ -88,19 +89,10 @@ func TestIdleIsSmall(t *testing.T) {
 	if stack, heap = (stack-stackBefore)/conns, (heap-heapBefore)/conns; stack > 1000 || heap > 1000 {
 		t.Errorf("each has %d bytes on the stack and %d others, want 1000 at most", stack, heap)
 	}
-}
-
-// An announcement is made up once, and costs no memory for each member.
-func TestAnnounceAllocates(t *testing.T) {
-	w := crew(t, 1)
+	all = all[:50]
 	g := NewGroup(time.Hour)
-	var all []*Conn
-	for range 50 {
-		ours, peer := tcp(t)
-		c := w.Conn(ours)
+	for _, c := range all {
 		g.Add(c)
-		all = append(all, c)
-		go io.Copy(io.Discard, peer)
 	}
 	announce := func() {
 		g.Announce(notice("winning validator"), nil)

@@ -36,7 +36,7 @@ const (
 
 	messageCost = 128         // bytes, about what it takes to hold a message besides its text
 	step        = time.Second // what one write may take before the peer's progress is looked at
-	batch       = 64          // connections that a writer takes at once: taking them costs little, and all writers end at about the same time
+	batch       = 64          // connections that a writer takes at once: few, so that all writers end at about the same time
 
 	// A silent peer is asked for a sign of life first and then so often, until it has given none for so many times.
 	keepAliveIdle     = 30 * time.Second

@@ -27,11 +27,14 @@ type Listener interface {
 // once, in all and from one network address. That is an IPv4 address, or the /64 of an IPv6 address: its owner has all of
 // that.
 type Server struct {
-	Handle        func(conn net.Conn, from netip.Prefix) // has a conversation; the connection is its to close. from: its network address, zero if that is not counted (loopback, or no IP address)
-	Refuse        func(conn net.Conn, why error)         // takes leave of a connection that is one too many (ErrFull or ErrTooMany) and closes it; takes a second or so at most
-	Max           int                                    // conversations at once; 0: no limit
-	MaxPerAddress int                                    // of one network address, loopback not counted; 0: no limit
-	Log           *log.Logger                            // must not make anyone wait: everybody who comes or leaves would
+	// Handle has a conversation and closes the connection. It is from a network address; zero: not counted (loopback, no IP).
+	Handle func(conn net.Conn, from netip.Prefix)
+	// Refuse takes leave of one that is too many (ErrFull or ErrTooMany) and closes it, in a second or so at most.
+	Refuse func(conn net.Conn, why error)
+
+	Max           int         // conversations at once; 0: no limit
+	MaxPerAddress int         // of one network address, loopback not counted; 0: no limit
+	Log           *log.Logger // must not make anyone wait: everybody who comes or leaves would
 
 	running sync.WaitGroup // conversations and refusals
 

@@ -142,6 +142,10 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 					cancel()
 					<-ended
 					mustTake(t, start, 0)
+				default:
+					if step != "" {
+						t.Fatalf("no such step: %q", step)
+					}
 				}
 				synctest.Wait()
 			}
@@ -155,7 +159,7 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 			client.Close()
 		}
 		if n := <-waited; n > 0 || len(s.from) > 0 || s.all.size > 0 || d.closed.Err() == nil {
-			t.Errorf("%d stay after Wait; %d in all, by address %v; the listener is closed: %v", n, s.all.size, s.from, d.closed.Err())
+			t.Errorf("after Wait %d stay, %d are counted, by address %v; closed: %v", n, s.all.size, s.from, d.closed.Err())
 		}
 	})
 	return d
@@ -180,7 +184,9 @@ func TestBackoff(t *testing.T) {
 		trouble EMFILE, wait 50ms, trouble over
 		wait 1030ms`+over+`
 		trouble EMFILE, wait 50ms`+noFiles)
-	if want := []int64{0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275, 4275, 5000, 5005, 5015, 5035, 5075, 6075, 6085, 6095, 6115, 6130}; !slices.Equal(d.tries, want) {
+	want := []int64{0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275, 4275, 5000,
+		5005, 5015, 5035, 5075, 6075, 6085, 6095, 6115, 6130}
+	if !slices.Equal(d.tries, want) {
 		t.Errorf("Accept was called at %v, want %v", d.tries, want)
 	}
 }
@@ -218,8 +224,8 @@ func TestLimits(t *testing.T) {
 		come ::ffff:10.0.0.8 | 10.0.0.8
 		come 10.0.0.8 | 10.0.0.8
 		wait 1s, come 10.0.0.8 | too many terminals from 10.0.0.8: 2; further ones are refused | too many
-		come 2001:db8:1:2::1 2 | 2001:db8:1:2::/64
-		wait 1s, come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
+		come 2001:db8:1:2::1 2, wait 1s | 2001:db8:1:2::/64
+		come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
 		come 2001:db8:1:3::1 2 | 2001:db8:1:3::/64
 		come fe80::1%eth0 2 | fe80::/64
 		wait 1s, come fe80::2 | too many terminals from fe80::/64: 2; further ones are refused | too many

@@ -14,16 +14,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"math"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,24 +38,59 @@ type soak struct {
 	seed                              uint64
 	r                                 *rand.Rand
 	dir, binary, chainFile, drawsFile string
-	chain, draws                      string // the whole lines of the files, when no server runs
+	oldChain, oldDraws                string // the whole lines of the files, when no server runs
 	mu                                sync.Mutex
 	faults                            []string // guarded by mu
 	count                             map[string]int
-	tenths                            [10]float64 // how many tickets were drawn from each tenth of all
 }
 
-// A server is a life while it lasts.
+// A server is one process from its start to its end, and all that was seen of it. Times count from its start.
 type server struct {
-	life
-	soak                    *soak
+	*soak
+	number                  int
 	cmd                     *exec.Cmd
 	addr                    string
 	began                   time.Time
 	ending, exited, leaving atomic.Bool    // it is to end; it has; the crowd is to leave
 	crowd                   sync.WaitGroup // members, and terminals that read
+	asked                   time.Duration  // when it was told to end
+	killed                  bool           // by force
 	pieces                  []string       // of the draws file, moved away
-	fresh                   int            // files that it had open before anybody came
+	first, drawsFrom        int            // the first block that it may forge; how long the draws file was
+	terminals               []*terminal    // guarded by mu
+
+	chain, draws, console, errs string // the chain file at its end; what it added to the draws file; what it said
+
+	// What the judge has learnt.
+	blocks  []Block
+	lines   []string // of the chain file, and
+	ends    []int    // where these end
+	records map[int]*record
+	seals   map[int]string
+}
+
+// A terminal plays a part at one connection, and keeps what happens there: when it dialed, hung up, and heard the end, which
+// is "EOF" or an error; what it waited for in vain; whether it ended its input, or does not read at once (slow);
+// and all of it for people (log). What was heard is the listener's, under mu.
+type terminal struct {
+	name, heard, end, vain string
+	dialed, hungUp, ended  time.Duration
+	typed, came            []moment // lines, the last perhaps without its end; parts of what was heard
+	endedInput, slow       bool
+	log                    strings.Builder
+	mu                     sync.Mutex
+	server                 *server
+	conn                   *net.TCPConn
+	r                      *rand.Rand
+	pause                  atomic.Int64 // before it reads
+	bpm                    int          // that it types next
+
+	// What the judge has learnt.
+	judged, answered, tries, chains int           // how much of what was heard, and how many of the lines; stakes; broadcasts
+	slashed, until, chainAt         time.Duration // until: the open round must not end before; chainAt: the last broadcast
+	address, stake, last            string        // last: the kind of its last words
+	next                            int           // the block whose winner it hears next; 0: not known
+	open                            *entry        // in the open round
 }
 
 func main() {
@@ -72,29 +104,28 @@ func main() {
 	ctx, cancel := context.WithTimeout(ctx, *length+2*time.Minute) // nothing may take longer, whatever goes wrong
 	s := &soak{ctx: ctx, seed: *seed, r: rand.New(rand.NewPCG(*seed, 0)), count: map[string]int{}}
 	if err := s.run(*length); err != nil {
-		s.fail("%v", err)
+		s.faults = append(s.faults, err.Error())
 	}
 	cancel()
 	stop()
 	if len(s.faults) > 0 {
+		fmt.Println(strings.Join(s.faults[:min(4, len(s.faults))], "\n"))
 		fmt.Printf("soak: FAILED, seed %d: %d faults; the files and the servers' words are in %s\n", *seed, len(s.faults), s.dir)
 		os.Exit(1)
 	}
 	os.RemoveAll(s.dir)
-	fmt.Print("soak ok: ")
-	for _, kind := range slices.Sorted(maps.Keys(s.count)) {
-		fmt.Printf("%s %d, ", kind, s.count[kind])
-	}
-	fmt.Printf("seed %d\n", *seed)
+	fmt.Printf("soak ok, seed %d: %v\n", *seed, s.count)
 }
 
-// fail notes a fault, and shows it if it is one of the first.
-func (s *soak) fail(format string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.faults = append(s.faults, fmt.Sprintf(format, args...)); len(s.faults) < 5 {
-		fmt.Printf("soak: seed %d: %s\n", s.seed, s.faults[len(s.faults)-1])
+// fail notes a fault, with all that happened at the terminal that saw it, if one did.
+func (l *server) fail(t *terminal, format string, args ...any) {
+	fault := fmt.Sprintf("server %d: ", l.number) + fmt.Sprintf(format, args...)
+	if t != nil {
+		fault = fmt.Sprintf("%s: %s\n%s", t.name, fault, &t.log)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = append(l.faults, fault)
 }
 
 // until waits until something is so, at most for d, and reports whether it is. Servers and people are real here, and so is time.
@@ -117,39 +148,38 @@ func whole(text string) string { return text[:strings.LastIndex(text, "\n")+1] }
 
 // run is the whole run. Its error is what kept it from going on, or what is wrong with all of it.
 func (s *soak) run(length time.Duration) (err error) {
-	goroutines, torn, last := runtime.NumGoroutine(), false, false
 	if s.dir, err = os.MkdirTemp("", "soak-"); err != nil {
 		return err
 	}
-	s.binary, s.chainFile, s.drawsFile = filepath.Join(s.dir, "server.exe"), filepath.Join(s.dir, "chain.jsonl"), filepath.Join(s.dir, "draws.jsonl")
-	if out, err := exec.CommandContext(s.ctx, "go", "build", "-race", "-o", s.binary, "proofofstake").CombinedOutput(); err != nil {
+	s.binary = filepath.Join(s.dir, "server.exe")
+	s.chainFile, s.drawsFile = filepath.Join(s.dir, "chain.jsonl"), filepath.Join(s.dir, "draws.jsonl")
+	build := exec.CommandContext(s.ctx, "go", "build", "-race", "-o", s.binary, "proofofstake")
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the server: %w\n%s", err, out)
 	}
-	for deadline, number := time.Now().Add(length), 1; len(s.faults) == 0 && !last; number++ {
-		l, err := s.start(number, torn)
-		if err != nil {
+	deadline, last := time.Now().Add(length), false
+	for number := 1; len(s.faults) == 0 && !last; number++ {
+		l := &server{soak: s, number: number}
+		if err := l.start(); err != nil {
 			return err
 		}
 		l.gather()
 		left := max(time.Until(deadline), 8*time.Second)
 		if last = left < 15*time.Second; !last {
-			left = 2*time.Second + time.Duration(s.r.Int64N(int64(8*time.Second)))
+			left = 2*time.Second + time.Duration(s.r.Int64N(8e9))
 		}
 		for end := time.Now().Add(left); time.Now().Before(end) && !l.exited.Load(); l.meddle() {
 			time.Sleep(min(time.Until(end), time.Second+time.Duration(s.r.Int64N(2e9))))
 		}
 		l.finish(last)
-		torn = s.tear()
+		if err := s.tear(); err != nil {
+			return err
+		}
 	}
-	chi, all := 0.0, 0.0 // 10 * sum(n^2) / all - all is the sum of the squared differences, each over what was expected
-	for _, n := range s.tenths {
-		chi, all = chi+10*n*n, all+n
+	if s.ctx.Err() != nil || s.count["full"] == 0 {
+		return fmt.Errorf("interrupted or late: %v; %d found the server full", s.ctx.Err(), s.count["full"])
 	}
-	if s.ctx.Err() != nil || runtime.NumGoroutine() > goroutines+3 || chi/all-all > 45 || s.count["full"] == 0 { // 45: once in a million runs
-		err = fmt.Errorf("interrupted or late: %v; %d goroutines, %d before; drawn from each tenth of the tickets: %v; %d found the server full",
-			s.ctx.Err(), runtime.NumGoroutine(), goroutines, s.tenths, s.count["full"])
-	}
-	return err
+	return nil
 }
 
 // command is the server's program with the settings of the run.
@@ -163,14 +193,14 @@ func (s *soak) command(args ...string) *exec.Cmd {
 }
 
 // start starts a server and waits until it listens.
-func (s *soak) start(number int, torn bool) (*server, error) {
-	l := &server{soak: s, cmd: s.command(), began: time.Now()}
-	l.number, l.first, l.torn, l.drawsFrom = number, max(1, strings.Count(s.chain, "\n")), torn, len(s.draws)
+func (l *server) start() error {
+	l.first, l.drawsFrom = max(1, strings.Count(l.oldChain, "\n")), len(l.oldDraws)
+	l.cmd, l.began = l.command(), time.Now()
 	stdout, err1 := os.Create(l.file("stdout"))
 	stderr, err2 := os.Create(l.file("stderr"))
 	l.cmd.Stdout, l.cmd.Stderr = stdout, stderr
 	if err := errors.Join(err1, err2, l.cmd.Start(), stdout.Close(), stderr.Close()); err != nil {
-		return nil, err
+		return err
 	}
 	l.crowd.Go(func() {
 		l.cmd.Wait()
@@ -180,198 +210,152 @@ func (s *soak) start(number int, torn bool) (*server, error) {
 		_, l.addr, _ = strings.Cut(strings.TrimSpace(read(l.file("stdout"))), "\nlistening on ")
 		return l.addr != "" || l.exited.Load()
 	})
-	if l.fresh = l.files(); l.addr == "" || l.exited.Load() {
+	if l.addr == "" {
 		l.end(os.Kill)
-		return nil, fmt.Errorf("server %d does not listen: %s", number, read(l.file("stderr")))
+		return fmt.Errorf("server %d does not listen: %s", l.number, read(l.file("stderr")))
 	}
-	return l, nil
+	return nil
 }
 
 func (l *server) now() time.Duration { return time.Since(l.began) }
 
 // file is where something of this server is kept.
 func (l *server) file(what string) string {
-	return filepath.Join(l.soak.dir, fmt.Sprintf("%d-%s", l.number, what))
+	return filepath.Join(l.dir, fmt.Sprintf("%d-%s", l.number, what))
 }
 
-// files is how many files the server has open; 0 where that is not known.
-func (l *server) files() int {
-	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", l.cmd.Process.Pid))
-	return len(files)
-}
-
-// end has the server end, if nothing did before.
+// end has the server end.
 func (l *server) end(by os.Signal) {
-	if l.asked == 0 {
-		l.asked, l.killed = l.now(), by != os.Interrupt && by != syscall.SIGTERM
-		l.ending.Store(true)
-		l.cmd.Process.Signal(by)
-	}
+	l.asked, l.killed = l.now(), by != os.Interrupt && by != syscall.SIGTERM
+	l.ending.Store(true)
+	l.cmd.Process.Signal(by)
 }
 
 // meddle looks into what a running server does, or moves a file of it.
 func (l *server) meddle() {
-	s, piece := l.soak, l.file(fmt.Sprintf("draws-%d", len(l.pieces)))
-	if s.r.IntN(4) > 0 {
-		s.verify(false)
-	} else if os.Link(s.drawsFile, piece) == nil && os.Remove(s.drawsFile) == nil {
-		l.pieces, l.moved = append(l.pieces, piece), true
+	piece := l.file(fmt.Sprintf("draws-%d", len(l.pieces)))
+	if l.r.IntN(4) > 0 {
+		l.verify()
+	} else if os.Link(l.drawsFile, piece) == nil && os.Remove(l.drawsFile) == nil {
+		l.pieces = append(l.pieces, piece)
 	}
 }
 
-// verify runs the server's own check of the files, and compares what it counts.
-func (s *soak) verify(down bool) {
-	var blocks, draws, without int
-	var head string
-	out, err := s.command("verify").CombinedOutput()
-	n, _ := fmt.Sscanf(string(out), "ok: %d blocks, head %64s\nok: %d draws; %d blocks have no record", &blocks, &head, &draws, &without)
-	known := strings.Count(s.chain, "\n")
-	if s.count["verified"]++; err != nil || n < 3 || blocks < known || down && blocks > known || draws+without != blocks-1 {
-		s.fail("verify says %q, %v, of a chain that had %d blocks", out, err, known)
+// verify runs the server's own check of the files.
+func (l *server) verify() {
+	out, err := l.command("verify").CombinedOutput()
+	if err != nil || l.exited.Load() && !strings.HasPrefix(string(out), fmt.Sprintf("ok: %d blocks, ", strings.Count(l.oldChain, "\n"))) {
+		l.fail(nil, "verify says %q, %v, of %d blocks", out, err, strings.Count(l.oldChain, "\n"))
 	}
 }
 
-// forgotten reports whether the server has let go of everybody.
+// forgotten reports whether the server lists nobody any more.
 func (l *server) forgotten() bool {
-	console := read(l.file("stdout"))
-	return l.files() <= l.fresh && strings.HasPrefix(console[max(0, strings.LastIndex(console, "validators: ")):], "validators: 0 with 0 tokens")
+	lists := strings.Split(read(l.file("stdout")), "validators: ")
+	return strings.HasPrefix(lists[len(lists)-1], "0 with 0 tokens")
 }
 
-// finish ends a server, one way or another, and has it judged. The last one must have let go of everybody, and shows its goroutines.
+// finish ends a server, one way or another, and has it judged. The last must have let go of everybody, and shows its goroutines.
 func (l *server) finish(last bool) {
-	s, limit := l.soak, patience
-	if l.exited.Load() {
-		s.fail("server %d ended by itself: %s", l.number, read(l.file("stderr")))
-	}
-	switch way := s.r.IntN(5); {
+	limit := patience
+	switch {
+	case l.exited.Load():
+		l.fail(nil, "it ended by itself: %s", read(l.file("stderr")))
 	case last:
 		if l.leaving.Store(true); !until(3*patience, l.forgotten) {
-			s.fail("with nobody connected the server has %d open files, fresh it had %d, or it still lists validators", l.files(), l.fresh)
+			l.fail(nil, "with nobody connected it lists validators:\n%s", read(l.file("stdout")))
 		}
 		l.end(syscall.SIGQUIT)
-	case way < 2 || l.number == 1:
-		l.end([]os.Signal{os.Interrupt, syscall.SIGTERM}[way%2])
+	case l.number == 1 || l.r.IntN(5) < 2:
 		limit = stopLimit
+		l.end([]os.Signal{os.Interrupt, syscall.SIGTERM}[l.r.IntN(2)])
+	default:
+		l.end(os.Kill)
 	}
-	l.end(os.Kill)
 	if !until(limit, l.exited.Load) {
-		s.fail("server %d goes on after %v", l.number, limit)
+		l.fail(nil, "it goes on after %v", limit)
 		l.cmd.Process.Kill()
 	}
+	l.ending.Store(true)
 	l.crowd.Wait()
-	if s.count["servers"]++; !l.killed {
-		s.count["servers stopped"]++
-		if l.cmd.ProcessState.ExitCode() != 0 {
-			s.fail("server %d ended with %v", l.number, l.cmd.ProcessState)
-		}
+	l.count["servers"]++
+	if !l.killed && l.cmd.ProcessState.ExitCode() != 0 {
+		l.fail(nil, "it ended with %v", l.cmd.ProcessState)
 	}
 	var dump string
 	if l.errs, dump, _ = strings.Cut(read(l.file("stderr")), "SIGQUIT: quit"); strings.Contains(dump, "handleConn") {
-		s.fail("with nobody connected there are still handlers:\n%s", dump)
+		l.fail(nil, "with nobody connected there are still handlers:\n%s", dump)
 	}
-	l.console, l.chain = read(l.file("stdout")), read(s.chainFile)
-	for _, name := range append(l.pieces, s.drawsFile) {
+	l.console, l.chain = read(l.file("stdout")), read(l.chainFile)
+	for _, name := range append(l.pieces, l.drawsFile) {
 		l.draws += read(name)
 	}
-	if !strings.HasPrefix(l.chain, s.chain) || !strings.HasPrefix(l.draws, s.draws) {
-		s.fail("after server %d the files no longer begin with what they held before", l.number)
+	if !strings.HasPrefix(l.chain, l.oldChain) || !strings.HasPrefix(l.draws, l.oldDraws) {
+		l.fail(nil, "the files no longer begin with what they held before")
 		return
 	}
-	l.draws = l.draws[len(s.draws):]
-	s.chain, s.draws = whole(l.chain), whole(read(s.drawsFile))
+	l.draws = l.draws[len(l.oldDraws):]
+	l.oldChain, l.oldDraws = whole(l.chain), whole(read(l.drawsFile))
 	l.judge()
-	for _, fault := range l.faults {
-		s.fail("%s", fault)
-	}
-	for kind, n := range l.count {
-		s.count[kind] += n
-	}
-	for _, d := range l.records {
-		if part, _ := new(big.Rat).SetFrac(d.Ticket, d.Total).Float64(); d.Total.BitLen() > 9 { // few tickets are not even
-			s.tenths[min(9, int(10*part))]++
-		}
-	}
-	s.verify(true)
+	l.verify()
 }
 
-// tear does to the files what may happen to them while no server runs. It reports whether the chain file has a torn line.
-func (s *soak) tear() (torn bool) {
-	last := s.chain[strings.LastIndex(strings.TrimSuffix(s.chain, "\n"), "\n")+1:]
+// tear does to the files what may happen to them while no server runs.
+func (s *soak) tear() error {
+	last := s.oldChain[strings.LastIndex(strings.TrimSuffix(s.oldChain, "\n"), "\n")+1:]
 	part := last[:1+s.r.IntN(len(last)-1)]
-	var err error
-	switch way := s.r.IntN(6); {
-	case len(read(s.chainFile)) > len(s.chain): // a kill has done it
-		torn = true
-	case way == 0:
-		torn, err = true, os.WriteFile(s.chainFile, []byte(s.chain+part), 0o600)
-	case way == 1: // an editor has taken the last newline
-		torn, err = true, os.WriteFile(s.chainFile, []byte(strings.TrimSuffix(s.chain, "\n")), 0o600)
-	case way == 2:
-		err = os.WriteFile(s.drawsFile, []byte(s.draws+part), 0o600)
-	case way == 3:
-		s.draws, err = "", os.RemoveAll(s.drawsFile)
+	switch s.r.IntN(6) {
+	case 0:
+		return os.WriteFile(s.chainFile, []byte(s.oldChain+part), 0o600)
+	case 1: // an editor has taken the last newline
+		return os.WriteFile(s.chainFile, []byte(strings.TrimSuffix(s.oldChain, "\n")), 0o600)
+	case 2:
+		return os.WriteFile(s.drawsFile, []byte(s.oldDraws+part), 0o600)
+	case 3:
+		s.oldDraws = ""
+		return os.RemoveAll(s.drawsFile)
 	}
-	if err != nil {
-		s.fail("cannot tear a file: %v", err)
-	}
-	return torn
+	return nil
 }
 
-// gather has the crowd come, some more than there is room for, a third of them from one address.
+// gather has the crowd come, some more than there is room for.
 func (l *server) gather() {
 	for i := range maxClients + 20 {
-		r := rand.New(rand.NewPCG(l.soak.seed, uint64(l.number)<<32|uint64(i)))
+		r := rand.New(rand.NewPCG(l.seed, uint64(l.number)<<32|uint64(i)))
 		l.crowd.Go(func() {
 			for n := 0; !l.leaving.Load() && !l.ending.Load(); n++ {
 				part := pick(r, parts...)
 				if i < 3 && l.number%2 == 1 {
-					part = "1.R" // in a hurry
+					part = "sb.R" // in a hurry
 				} else {
 					time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond) // they do not all come at once
 				}
-				if t := l.dial(fmt.Sprintf("member %d.%d (%s)", i, n, part), i%3 == 0, r); t != nil {
-					t.play(part)
-				}
+				l.visit(fmt.Sprintf("member %d.%d (%s)", i, n, part), part, r)
 			}
 		})
 	}
 }
 
-// A terminal plays a part at one connection and keeps what happens there.
-type terminal struct {
-	*transcript // what was heard is the listener's, under mu; the rest is the player's
-	server      *server
-	conn        *net.TCPConn
-	r           *rand.Rand
-	mu          sync.Mutex
-	rest, lull  atomic.Int64 // it does not read before that time, and so often
-	bpm         int
-}
-
-// dial opens a terminal, from one address of this machine or another; nil if that fails.
-func (l *server) dial(name string, other bool, r *rand.Rand) *terminal {
-	from := net.TCPAddr{}
-	if other && runtime.GOOS == "linux" {
-		from.IP = net.IPv4(127, 0, 0, 2)
-	}
-	t := &terminal{transcript: &transcript{name: name, dialed: l.now()}, server: l, r: r}
-	conn, err := (&net.Dialer{LocalAddr: &from}).Dial("tcp", l.addr)
+// visit is one visit of somebody who plays a part.
+func (l *server) visit(name, part string, r *rand.Rand) {
+	t := &terminal{name: name, dialed: l.now(), server: l, r: r}
+	conn, err := net.Dial("tcp", l.addr)
 	if err != nil {
-		if !l.ending.Load() && !errors.Is(err, syscall.EADDRNOTAVAIL) { // that is: too many were closed lately
-			l.soak.fail("%s cannot connect: %v", name, err)
+		if !l.ending.Load() {
+			l.fail(t, "cannot connect: %v", err)
 		}
-		return nil
+		return
 	}
 	t.conn = conn.(*net.TCPConn)
-	l.soak.mu.Lock()
-	l.terminals = append(l.terminals, t.transcript)
-	t.bpm = 200 * len(l.terminals) // nobody types the same BPM as another, or twice
-	l.soak.mu.Unlock()
+	l.mu.Lock()
+	l.terminals = append(l.terminals, t)
+	t.bpm = 1e6 + 200*len(l.terminals) // nobody types the same BPM as another, or twice
+	l.mu.Unlock()
 	l.crowd.Go(t.listen)
-	return t
+	t.play(part)
 }
 
-// note adds to the log of the transcript.
+// note adds to the log.
 func (t *terminal) note(what, text string) (at time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -390,16 +374,13 @@ func (t *terminal) look() (heard string, over bool) {
 // listen keeps what is heard until the end.
 func (t *terminal) listen() {
 	for buf, err := make([]byte, 8<<10), error(nil); err == nil; {
-		until(time.Minute, func() bool { return int64(t.server.now()) >= t.rest.Load() || t.server.ending.Load() })
+		t.idle(time.Duration(t.pause.Load()))
 		var n int
 		n, err = t.conn.Read(buf)
 		text := string(buf[:n])
 		part := moment{at: t.note("heard", text), end: len(t.heard) + n}
 		if strings.Contains(text, winner) {
-			part.kept, part.drew = len(read(t.server.soak.chainFile)), len(read(t.server.soak.drawsFile))
-		}
-		if t.lull.Load() > 0 {
-			t.rest.Store(max(t.rest.Load(), int64(part.at)+t.lull.Load()))
+			part.kept, part.drew = len(read(t.server.chainFile)), len(read(t.server.drawsFile))
 		}
 		t.mu.Lock()
 		t.heard, t.came = t.heard+text, append(t.came, part)
@@ -420,7 +401,6 @@ func (t *terminal) hangUp(reset bool) {
 		t.conn.SetLinger(0)
 	}
 	t.conn.Close()
-	t.rest.Store(0)
 }
 
 // parts are what happens at terminals, one letter for each thing that somebody does: texts has what letters type, play has
@@ -428,24 +408,27 @@ func (t *terminal) hangUp(reset bool) {
 var parts = append(slices.Repeat([]string{"s.?0b?b?e?w.?W~b?b.?W~?b?w.W?b.L"}, 5),
 	"sbebbwbbb?B?b.L", "sb?bbL", "s"+strings.Repeat("b", 150)+".L", // pasted
 	"sb?b?bc$", "sb?b?bfc$", // piped, the second without the last newline
-	"?x.e?x?w.?x?x.s.bL", "w.ew.?qsw.beww.?W?q.L", "g$", "?s?bN.L", "Pp.l$", "?s.__i_L", "L", "?.s?~b?b?B?c~R",
-	"?msb.bbbbz.L", "msbZ.L", "ms"+strings.Repeat("ww", 20)+"b.bL", // slow
+	"?x.e?x?w.?x?x.s.bL", "w.ew.?qsw.beww.?W?q.L", "g$", "?s?bN.L", "Pp.l$", "?s.___L", "L", "?.s?~b?b?B?c~R",
+	"?msb.bbbb_.L", "ms"+strings.Repeat("ww", 20)+"b.bL", // slow
 	"HbB$", "HbB$", "H.b.?b?~B$", // slashed, with many tickets
 )
 
-// leavings are the ends of a part that says L; who has not staked has the first.
+// leavings are the ends of a part that says L; who has not staked has one of the first four.
 var leavings = []string{"R", "h", "c$", "q$", "bc$", "bB$", "B?b$", "b.R", "bfc$", "bh"}
 
-var bad = []string{"-1", "72 bpm", "1.5", "1e3", "0x10", "1_000", `"quoted"`, "\x1b[2J", "\a\x00", "سبعون", "７２", strings.Repeat("💓", 41), "\xfe\xfd", "a\rb", "%s%n",
-	`[{"Index":0}]`, strings.Repeat("x", 41), strings.Repeat("y", maxLine+1), strings.Repeat("\x80", 60), "9223372036854775808", "helpme", strings.Repeat("long ", 300)}
+var bad = []string{"-1", "72 bpm", "1.5", "1e3", "0x10", "1_000", `"quoted"`, "\x1b[2J", "\a\x00", "سبعون", "７２", "\xfe\xfd", "a\rb",
+	"%s%n", `[{"Index":0}]`, "9223372036854775808", "helpme", strings.Repeat("💓", 41), strings.Repeat("\x80", 60),
+	strings.Repeat("x", 41), strings.Repeat("y", maxLine+1), strings.Repeat("long ", 300)}
 
-// texts are what letters type, with a newline; b types the next BPM, and f does so without a newline.
+// texts are what letters type, with a newline; b, p and f type the next BPM, p as long as it may be, f without a newline.
 var texts = map[byte][]string{
-	's': {"1", "2", "007", "100", "333", "999"}, 'H': {"100000", "9223372036854775807"}, '0': {"0"}, '1': {"1\n1"}, 'b': {""}, 'f': {""},
+	's': {"1", "2", "007", "100", "333", "999"}, 'H': {"100000", "9223372036854775807"}, '0': {"0"}, 'b': {""}, 'f': {""},
 	'x': append([]string{"0", "-5", "99999999999999999999999999", "-99999999999999999999999999"}, bad...), 'B': bad,
 	'e': {"", " ", "\t"}, 'w': {"help", "?", "draw", "HELP", "Draw", "hElp", ""}, 'q': {"quit", "QUIT", "Quit"},
-	'g': {"GET / HTTP/1.1\r\nHost: localhost:9000\r\nAccept: */*\r\n\r"}, 'N': {strings.Repeat("\x00\xfe\v~é", 400) + "\n\n\x80", "\x00\n\x1b\n"},
-	'P': {strings.Repeat("0", maxLine-3) + "100"}, 'p': {strings.Repeat("0", maxLine-2) + "72"}, 'l': {strings.Repeat("0", maxLine) + "7", strings.Repeat("endless", 300)},
+	'g': {"GET / HTTP/1.1\r\nHost: localhost:9000\r\nAccept: */*\r\n\r"},
+	'N': {strings.Repeat("\x00\xfe\v~é", 400) + "\n\n\x80", "\x00\n\x1b\n"},
+	'P': {strings.Repeat("0", maxLine-3) + "100"}, 'p': {strings.Repeat("0", maxLine)},
+	'l': {strings.Repeat("0", maxLine) + "7", strings.Repeat("endless", 300)},
 }
 
 // play plays a part.
@@ -454,16 +437,17 @@ func (t *terminal) play(part string) {
 	for i := 0; i < len(part); i++ {
 		letter := part[i]
 		if of := texts[letter]; of != nil {
-			add, around, end := pick(t.r, of...), pick(t.r, "", "", "", " ", "\t"), pick(t.r, "\n", "\n", "\r\n")
-			if letter == 'b' || letter == 'f' {
-				add = pick(t.r, strconv.Itoa(t.bpm), "00"+strconv.Itoa(t.bpm), strconv.Itoa(t.bpm), strconv.Itoa(math.MaxInt-t.bpm))
+			add, around := pick(t.r, of...), pick(t.r, "", "", "", " ", "\t")
+			if bpm := strconv.Itoa(t.bpm); letter == 'b' || letter == 'f' || letter == 'p' {
+				add += pick(t.r, bpm, bpm, "00"+bpm, strconv.Itoa(math.MaxInt-t.bpm))
+				add = add[max(0, len(add)-maxLine):]
 				t.bpm++
 			}
 			if len(add) < 100 && letter != 'N' {
 				add = pick(t.r, "", "", "", pick(t.r, telnet...)) + around + add + around
 			}
 			if text += add; letter != 'f' {
-				text += end
+				text += pick(t.r, "\n", "\n", "\r\n")
 			}
 			continue
 		}
@@ -475,41 +459,41 @@ func (t *terminal) play(part string) {
 		text = ""
 		switch letter {
 		case 'L':
-			part += pick(t.r, leavings[:map[bool]int{false: 4, true: len(leavings)}[strings.Contains(before, "\nyou are validator ")]]...)
+			some := leavings
+			if !strings.Contains(before, "\nyou are validator ") {
+				some = leavings[:4]
+			}
+			part += pick(t.r, some...)
 		case '?': // perhaps not the next
 			i += t.r.IntN(2)
-		case '.': // all is answered
-			t.await("an answer", func(heard string) bool {
-				return strings.Count(heard, stakePrompt)+strings.Count(heard, bpmPrompt) > len(t.typed)+strings.Count(heard, winner)+strings.Count(heard, chain)
+		case '.', 'W', '$': // all is answered; a round is won, if it has ever proposed; the end
+			there := until(patience, func() bool {
+				heard, over := t.look()
+				won, prompts := strings.Count(heard, winner), strings.Count(heard, stakePrompt)+strings.Count(heard, bpmPrompt)
+				return over || letter == '.' && prompts > len(t.typed)+won+strings.Count(heard, chain) ||
+					letter == 'W' && (won > strings.Count(before, winner) || !strings.Contains(before, " proposed with "))
 			})
-		case 'W':
-			t.await("a winner", func(heard string) bool {
-				return strings.Count(heard, winner) > strings.Count(before, winner) || !strings.Contains(before, " proposed with ")
-			})
-		case 'i':
-			t.await("the chain", func(heard string) bool { return strings.Count(heard, chain) > strings.Count(before, chain) })
-		case '$':
-			t.await("the end", func(string) bool { return false })
+			if !there && !t.server.ending.Load() && !t.slow {
+				t.vain = map[byte]string{'.': "an answer", 'W': "a winner", '$': "the end"}[letter]
+			}
 		case 'c':
-			t.endedInput = t.note("ended its input", "") > 0
+			t.endedInput = true
+			t.note("ended its input", "")
 			t.conn.CloseWrite()
-		case 'm', 'z', 'Z': // reads little and slowly; first not at all for a while; for so long that it may be cut off
-			t.slow, t.stuck = true, letter == 'Z'
-			t.lull.Store(int64(100 * time.Millisecond))
+		case 'm': // reads little and slowly from now on
+			t.slow = true
 			t.conn.SetReadBuffer(4 << 10)
-			t.rest.Store(int64(t.server.now() + pauses[letter]))
-			t.idle(pauses[letter])
-			t.rest.Store(0)
-		case '~', '_':
-			t.idle(time.Duration(t.r.Int64N(int64(pauses[letter]))))
+			t.pause.Store(t.r.Int64N(2e9))
+		case '~':
+			t.idle(time.Duration(t.r.Int64N(2e8)))
+		case '_':
+			t.idle(time.Duration(t.r.Int64N(5e9)))
 		case 'h', 'R':
 			t.hangUp(letter == 'R')
 		}
 	}
 	t.hangUp(t.r.IntN(2) == 0)
 }
-
-var pauses = map[byte]time.Duration{'z': 4 * time.Second, 'Z': time.Minute, '~': 200 * time.Millisecond, '_': 5 * time.Second}
 
 // idle does nothing for a time, unless everybody is to leave.
 func (t *terminal) idle(d time.Duration) {
@@ -525,17 +509,6 @@ func (t *terminal) say(text string) {
 	cut := t.r.IntN(len(text) + 1)
 	io.WriteString(t.conn, text[:cut]) // if that fails, there will be no answer
 	io.WriteString(t.conn, text[cut:])
-}
-
-// await waits for what, which is there when that is so of all that was heard.
-func (t *terminal) await(what string, so func(heard string) bool) {
-	there := until(patience, func() bool {
-		heard, over := t.look()
-		return over || so(heard)
-	})
-	if !there && !t.server.ending.Load() && !t.slow {
-		t.vain = what
-	}
 }
 
 func pick(r *rand.Rand, of ...string) string { return of[r.IntN(len(of))] }

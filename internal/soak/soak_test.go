@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +13,7 @@ chain {"Index":1,"Timestamp":"2026-01-02T03:04:01.000000000Z","BPM":72,"Hash":"5
 chain {"Index":2,"Timestamp":"2026-01-02T03:04:02.000000000Z","BPM":68,"Hash":"9930f838043e3779ef15cb011dbc99bf3937d0bbe0f1be4230d05ca64cc560f3","PrevHash":"52fb9cc1c763b22ebe56ace615112806fcdf02f005238962de1fabf17d72eb43","Validator":"BOB"}
 draws {"Index":1,"Block":"52fb9cc1c763b22ebe56ace615112806fcdf02f005238962de1fabf17d72eb43","Lines":["KBZ3ZK5EUBYQZ2WUTMH3RYMSGE","ALICE 100 72","BOB 25 68"],"Ticket":21,"Total":125,"NextSeal":"SEAL2"}
 draws {"Index":2,"Block":"9930f838043e3779ef15cb011dbc99bf3937d0bbe0f1be4230d05ca64cc560f3","Lines":["AAAAAAAAAAAAAAAAAAAAAAAAAA","ALICE 100 slashed","BOB 25 68"],"Ticket":3,"Total":25,"NextSeal":"SEAL3"}
-console ⏎draw 1 seal: SEAL1⏎listening⏎block 1: BPM 72, ticket 21 of 125, proposals 2, stake 100 (80.0%), forged by⏎  ALICE⏎draw 2 seal: SEAL2
+console ⏎draw 1 seal: SEAL1⏎listening on :9000⏎block 1: BPM 72, ticket 21 of 125, proposals 2, stake 100 (80.0%), forged by⏎  ALICE⏎draw 2 seal: SEAL2
 console block 2: BPM 68, ticket 59 of 125 was slashed, again: ticket 3 of 25, proposals 2, stake 25 (100.0%), forged by⏎  BOB⏎draw 3 seal: SEAL3
 alice 1.00 < Enter token balance:
 alice 1.01 > 0
@@ -89,20 +88,23 @@ var wrongs = []struct{ what, old, new, found string }{
 	{"announced before it was in the chain file", "bob 1.26 <", "bob 1.26 <c", "was not in the chain file"},
 	{"announced before its draw was in the draws file", "bob 1.26 <", "bob 1.26 <d", "was not in the draws file"},
 	{"a proposal that is not in the draw", "dave 0.01 <", "erin 1.0 < Enter token balance:\nerin 1.0 > 1\nerin 1.0 < ⏎you are validator SEAL3 with 1 tokens staked⏎draw 1 seal: SEAL1⏎⏎Enter a new BPM:\n" +
-		"erin 1.1 > 1\nerin 1.1 < ⏎block 1 proposed with BPM 1: tickets 126 to 126; the winner is drawn in 90ms⏎⏎Enter a new BPM:\nerin 1.1 hung-up\ndave 0.01 <", "erin: server 0: its proposal for block 1 is not in the draw"},
+		"erin 1.1 > 1\nerin 1.1 < ⏎block 1 proposed with BPM 1: tickets 126 to 126; the winner is drawn in 90ms⏎⏎Enter a new BPM:\nerin 1.1 hung-up\ndave 0.01 <", "erin: server 0: block 1 was drawn with {"},
 	{"a console that does not show a draw", "console block 2", "noted block 2", "the console does not show"},
 	{"a race", "dave 8.02 end EOF", "dave 8.02 end EOF\nstderr WARNING: DATA RACE", "on stderr"},
 }
 
-// lifeOf makes a life of text such as the example.
-func lifeOf(text string) *life {
-	l := &life{first: 1, asked: 8 * time.Second}
+// serverOf makes a server of which was seen what text says.
+func serverOf(text string) *server {
+	l := &server{soak: &soak{count: map[string]int{}}, first: 1, asked: 8 * time.Second}
 	blocks := strings.Split(strings.ReplaceAll(example, "\nchain ", "\n"), "\n")
 	text = strings.NewReplacer("BLOCK0", blocks[1], "BLOCK1", blocks[2], "BLOCK2", blocks[3]).Replace(text)
 	values := strings.NewReplacer("⏎", "\n", "ALICE", "a199cdea8894ecbe12c65b56fa395a64976f092c825e44bb5ba3a220c73793fa",
-		"BOB", "c700655083fd1a5a42a460566e477569e4a9273b9c9aa44f081a4b50fb600e71", "SEAL1", "607fbc17a7d3a1c85183c0488f5b2fcb7e10f75494c8813b6f2b43ccbed32427",
-		"SEAL2", "877874455257d3c60b68f733ff529e1295cd9b3ef8f09bf48a3ebc0b002ea8ef", "SEAL3", "0e60f10bc3e970ffd5016f1947690bfcc32e02ec25a08aa41b66f8ef93ed376d")
-	said, terminals := map[string]*string{"chain": &l.chain, "draws": &l.draws, "console": &l.console, "stderr": &l.errs, "noted": new(string)}, map[string]*transcript{}
+		"BOB", "c700655083fd1a5a42a460566e477569e4a9273b9c9aa44f081a4b50fb600e71",
+		"SEAL1", "607fbc17a7d3a1c85183c0488f5b2fcb7e10f75494c8813b6f2b43ccbed32427",
+		"SEAL2", "877874455257d3c60b68f733ff529e1295cd9b3ef8f09bf48a3ebc0b002ea8ef",
+		"SEAL3", "0e60f10bc3e970ffd5016f1947690bfcc32e02ec25a08aa41b66f8ef93ed376d")
+	said := map[string]*string{"chain": &l.chain, "draws": &l.draws, "console": &l.console, "stderr": &l.errs, "noted": new(string)}
+	terminals := map[string]*terminal{}
 	for line := range strings.Lines(strings.TrimLeft(text, "\n")) {
 		who, rest, _ := strings.Cut(values.Replace(strings.TrimSuffix(line, "\n")), " ")
 		if said[who] != nil {
@@ -111,11 +113,10 @@ func lifeOf(text string) *life {
 		}
 		when, rest, _ := strings.Cut(rest, " ")
 		what, text, _ := strings.Cut(rest, " ")
-		seconds, _ := strconv.ParseFloat(when, 64)
-		at := time.Duration(seconds*1000) * time.Millisecond
+		at, _ := time.ParseDuration(when + "s")
 		t := terminals[who]
 		if t == nil {
-			t = &transcript{name: who, dialed: at}
+			t = &terminal{name: who, dialed: at}
 			terminals[who], l.terminals = t, append(l.terminals, t)
 		}
 		switch t.ended = at; what {
@@ -135,13 +136,13 @@ func lifeOf(text string) *life {
 }
 
 func TestJudge(t *testing.T) {
-	l := lifeOf(example)
+	l := serverOf(example)
 	if l.judge(); len(l.faults) > 0 {
 		t.Fatalf("all is right, but the judge finds %q", l.faults)
 	}
 	for _, wrong := range wrongs {
 		text := strings.Replace(example, wrong.old, wrong.new, 1)
-		l := lifeOf(text)
+		l := serverOf(text)
 		if l.judge(); text == example || !strings.Contains(strings.Join(l.faults, "\n"), wrong.found) {
 			t.Errorf("%s: the judge should find %q, it finds %q", wrong.what, wrong.found, l.faults)
 		}

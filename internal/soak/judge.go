@@ -80,12 +80,9 @@ func hash(lines ...string) string {
 
 // share is how a part of a whole is told.
 func share(part, of string) string {
-	ratio, ok := new(big.Rat).SetString(part + "/" + of)
-	if !ok {
-		return "no share"
-	}
-	f, _ := ratio.Float64()
-	return fmt.Sprintf("%.1f%%", 100*f)
+	p, _ := strconv.ParseFloat(part, 64)
+	all, _ := strconv.ParseFloat(of, 64)
+	return fmt.Sprintf("%.1f%%", 100*(p/all))
 }
 
 // decode reads a line of JSON into v; it must be exactly as v is written.
@@ -104,8 +101,8 @@ func (l *server) readChain() {
 		var b Block
 		err := decode(text, &b)
 		_, badTime := time.Parse("2006-01-02T15:04:05.000000000Z", b.Timestamp)
-		if err != nil || badTime != nil || b.Index != head.Index+1 || (b.Index == 0) != (b.Validator == "") || b.PrevHash != head.Hash ||
-			b.Hash != hash(strconv.Itoa(b.Index), b.Timestamp, strconv.Itoa(b.BPM), b.PrevHash, b.Validator) {
+		if err != nil || badTime != nil || b.Index != head.Index+1 || (b.Index == 0) != (b.Validator == "") ||
+			b.PrevHash != head.Hash || b.Hash != hash(strconv.Itoa(b.Index), b.Timestamp, strconv.Itoa(b.BPM), b.PrevHash, b.Validator) {
 			l.fail(nil, "the chain file: no block after block %d: %s", head.Index, text)
 			return
 		}
@@ -126,21 +123,17 @@ func (l *server) readDraws() {
 	}
 	end := l.drawsFrom
 	for text := range strings.Lines(l.draws) {
-		end += len(text)
-		d, b := &record{end: end}, Block{}
-		err := decode(text, d)
-		if err == nil {
-			err = d.drawAgain()
-		}
+		d, err := newRecord(text)
+		var b Block
 		if d.Index < len(l.blocks) {
 			b = l.blocks[d.Index]
 		}
 		crashed := l.killed && d.Index == len(l.blocks)
-		switch {
+		switch seal := hash(d.Lines[:min(1, len(d.Lines))]...); {
 		case err != nil:
 		case l.records[d.Index] != nil || d.Index < l.first || len(d.entries) > maxClients:
 			err = errors.New("a second draw, or too many proposals")
-		case l.seals[d.Index] != "" && l.seals[d.Index] != hash(d.Lines[0]) || d.NextSeal == hash(d.Lines[0]):
+		case l.seals[d.Index] != "" && l.seals[d.Index] != seal || d.NextSeal == seal:
 			err = errors.New("not the secret that was sealed, or the same again")
 		case !crashed && (b.Hash != d.Block || b.Validator != d.winner.address || strconv.Itoa(b.BPM) != d.winner.bpm):
 			err = fmt.Errorf("block %d is not what was drawn, %s with BPM %s", d.Index, d.winner.address, d.winner.bpm)
@@ -149,7 +142,8 @@ func (l *server) readDraws() {
 			l.fail(nil, "the draws file: %v: %s", err, text)
 			return
 		}
-		l.records[d.Index], l.seals[d.Index+1] = d, d.NextSeal
+		end += len(text)
+		l.records[d.Index], l.seals[d.Index+1], d.end = d, d.NextSeal, end
 		l.count["drawn again"] += strings.Count(d.says, "again")
 	}
 	for i := l.first; i < len(l.blocks); i++ {
@@ -161,13 +155,17 @@ func (l *server) readDraws() {
 
 var entryForm = regexp.MustCompile(`^([0-9a-f]{64}) ([1-9]\d*) (\d+|slashed)$`)
 
-// drawAgain takes the lines of a draw apart and draws again.
-func (d *record) drawAgain() error {
+// newRecord takes a line of the draws file apart and draws again.
+func newRecord(text string) (*record, error) {
+	d := &record{}
+	if err := decode(text, d); err != nil {
+		return d, err
+	}
 	total, fair := new(big.Int), new(big.Int) // all tickets; those of nobody who was slashed
 	for _, line := range d.Lines[min(1, len(d.Lines)):] {
 		m := entryForm.FindStringSubmatch(line)
 		if m == nil {
-			return fmt.Errorf("not a line of it: %q", line)
+			return d, fmt.Errorf("not a line of it: %q", line)
 		}
 		first := new(big.Int).Add(total, big.NewInt(1)).String()
 		stake, _ := new(big.Int).SetString(m[2], 10)
@@ -177,7 +175,7 @@ func (d *record) drawAgain() error {
 		d.entries = append(d.entries, entry{m[1], m[2], m[3], first, total.String()})
 	}
 	if d.slashed = fair.Cmp(total) < 0; fair.Sign() == 0 {
-		return errors.New("nobody can win it")
+		return d, errors.New("nobody can win it")
 	}
 	sum := hash(d.Lines...)
 	if d.pick(sum, total, false); d.winner.bpm == "slashed" {
@@ -185,9 +183,9 @@ func (d *record) drawAgain() error {
 		d.pick(hash(sum), fair, true)
 	}
 	if !strings.HasSuffix(d.says, fmt.Sprintf("ticket %s of %s", d.Ticket, d.Total)) {
-		return fmt.Errorf("drawn again it is %q", d.says)
+		return d, fmt.Errorf("drawn again it is %q", d.says)
 	}
-	return nil
+	return d, nil
 }
 
 // pick finds whose ticket a sum gives, of so many in total; again, slashed ones have none.
@@ -354,10 +352,11 @@ func (l *server) expected(t *terminal, typed moment, rest string) (kind, want st
 		{hears(notKept) && (pulse || word == "") && strings.Contains(l.errs, "is not kept after a second"), "not kept", notKept},
 		{word == "" && staked, "standing", block + `: proposals (\d+), tokens (\d+)(.*); the winner is drawn in ` + period},
 		{word == "", "empty", ""},
-		{pulse && t.open != nil, "already", block + ` is already proposed with BPM ` + open.bpm + "; the next round opens in " + period},
+		{pulse && t.open != nil, "already", block + " is already proposed with BPM " + open.bpm + "; the next round opens in " + period},
 		{pulse && hears("\nthe round is full"), "full round", "\nthe round is full; the next one opens in " + period},
-		{pulse, "proposed", block + ` proposed with BPM ` + plain(text) + `: tickets (\d+) to (\d+); the winner is drawn in ` + period},
-		{staked, "slashed", "\nslashed: " + quoted + ` is not a pulse \(a whole number, 0 or more\); ` + t.stake + " tokens forfeited\n"},
+		{pulse, "proposed", block + " proposed with BPM " + plain(text) + `: tickets (\d+) to (\d+); the winner is drawn in ` + period},
+		{staked, "slashed", "\nslashed: " + quoted +
+			` is not a pulse \(a whole number, 0 or more\); ` + t.stake + " tokens forfeited\n"},
 		{number && n > 0, "staked", fmt.Sprintf("\nyou are validator ([0-9a-f]{64}) with (%d) tokens staked\ndraw %d seal: %s\n",
 			n, t.next, l.seals[t.next])},
 		{long, "refused", refused + "the line is too long\n"},
@@ -388,15 +387,12 @@ func (l *server) note(t *terminal, kind string, m []string, typed, at moment) (f
 		t.open, t.until = &entry{t.address, t.stake, plain(text), m[1], m[2]}, typed.at+left-time.Millisecond // left was rounded
 	case "standing":
 		in, _ := strconv.Atoi(m[1])
-		tokens, own := "0", ""
-		if 0 < in && in <= len(d.entries) {
-			tokens = d.entries[in-1].last
-		}
+		own, after := "", append([]entry{{last: "0"}}, d.entries...) // tokens after so many proposals
 		if t.open != nil {
 			own = fmt.Sprintf(", yours %s (%s)", t.stake, share(t.stake, m[2]))
 		}
-		if m[3] != own || m[2] != tokens && len(d.entries) > 0 && !d.slashed {
-			fault = fmt.Sprintf("want tokens %s%s", tokens, own)
+		if m[3] != own || in < len(after) && m[2] != after[in].last && !d.slashed {
+			fault = "not the tokens of so many proposals, or not its own part"
 		}
 	case "winner":
 		fault = l.inDraw(t, false)
@@ -452,41 +448,42 @@ func (l *server) inDraw(t *terminal, gone bool) (fault string) {
 	return fault
 }
 
-// compare holds the draws against all that was typed.
+// compare holds the draws against all that was typed: nobody types the BPM of another, but for 0.
 func (l *server) compare() {
-	owners, typed := map[string]*terminal{}, map[string]*terminal{}
+	typed, owners := map[string]*terminal{}, map[string]*terminal{}
 	for _, t := range l.terminals {
+		for _, line := range t.typed {
+			text, _ := line.clean()
+			typed[plain(text)] = t
+		}
 		if t.address != "" && owners[t.address] != nil {
 			l.fail(t, "the address of %s once more", owners[t.address].name)
 		}
 		owners[t.address] = t
-		for _, line := range t.typed {
-			text, _ := line.clean()
-			typed[plain(text)] = t // nobody types the BPM of another, but for 0
-		}
 	}
 	for _, d := range l.records {
 		for _, e := range d.entries {
-			t := cmp.Or(owners[e.address], typed[e.bpm]) // it may be gone before it hears its address
-			if e.bpm != "slashed" && e.bpm != "0" && (t == nil || t != typed[e.bpm] || t.address != "" && t.address != e.address) {
-				l.fail(t, "block %d: it did not propose %v", d.Index, e)
+			t := typed[e.bpm]
+			proposed := t != nil && (t.address == e.address || t.address == "") // it may be gone before it hears its address
+			if !proposed && e.bpm != "slashed" && e.bpm != "0" {
+				l.fail(t, "block %d: nobody proposed %v, or somebody else", d.Index, e)
 			}
 		}
 	}
 }
 
 // mayWarn is what a server may say on stderr, in a crowd such as ours and with such files.
-var mayWarn = regexp.MustCompile(" (the server is full|there is room again|.*: dropping a last line without its end|.* last line has no end, but|" +
-	".*; the draws go on in|.* is not kept after a second)")
+var mayWarn = regexp.MustCompile("the server is full|there is room again|: dropping a last line without its end|" +
+	"the last line has no end, but|; the draws go on in|is not kept after a second")
 
 // judgeConsole judges what the server showed, and that it had no reason to complain.
 func (l *server) judgeConsole() {
 	rest, shown := l.console, true
 	for i := l.first; i < len(l.blocks) && shown; i++ {
-		d := l.drawn(i)
-		_, rest, shown = strings.Cut(rest, fmt.Sprintf("block %d: BPM %s, %s, proposals %d, stake %s (%s), forged by\n  %s\ndraw %d seal: %s\n",
-			i, d.winner.bpm, d.says, len(d.entries), d.winner.stake, share(d.winner.stake, string(d.Total)), d.winner.address, i+1, d.NextSeal))
-		if !shown && !(l.killed && i == len(l.blocks)-1) {
+		d, stake := l.drawn(i), l.drawn(i).winner.stake
+		want := fmt.Sprintf("block %d: BPM %s, %s, proposals %d, stake %s (%s), forged by\n  %s\ndraw %d seal: %s\n", i, d.winner.bpm,
+			d.says, len(d.entries), stake, share(stake, string(d.Total)), d.winner.address, i+1, d.NextSeal)
+		if _, rest, shown = strings.Cut(rest, want); !shown && !(l.killed && i == len(l.blocks)-1) {
 			l.fail(nil, "the console does not show how block %d was drawn:\n%s", i, l.console)
 		}
 	}

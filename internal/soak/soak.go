@@ -47,17 +47,17 @@ type soak struct {
 // A server is one process from its start to its end, and all that was seen of it. Times count from its start.
 type server struct {
 	*soak
-	number                  int
-	cmd                     *exec.Cmd
-	addr                    string
-	began                   time.Time
-	ending, exited, leaving atomic.Bool    // it is to end; it has; the crowd is to leave
-	crowd                   sync.WaitGroup // members, and terminals that read
-	asked                   time.Duration  // when it was told to end
-	killed                  bool           // by force
-	pieces                  []string       // of the draws file, moved away
-	first, drawsFrom        int            // the first block that it may forge; how long the draws file was
-	terminals               []*terminal    // guarded by mu
+	number, fresh    int // fresh: files that it had open before anybody came
+	cmd              *exec.Cmd
+	addr             string
+	began            time.Time
+	ending, exited   atomic.Bool    // the crowd is to leave, since it will end; it has
+	crowd            sync.WaitGroup // members, and terminals that read
+	pieces           []string       // of the draws file, moved away
+	asked            time.Duration  // when it was told to end
+	killed           bool           // by force
+	first, drawsFrom int            // the first block that it may forge; how long the draws file was
+	terminals        []*terminal    // guarded by mu
 
 	chain, draws, console, errs string // the chain file at its end; what it added to the draws file; what it said
 
@@ -164,12 +164,16 @@ func (s *soak) run(length time.Duration) (err error) {
 			return err
 		}
 		l.gather()
-		left := max(time.Until(deadline), 8*time.Second)
-		if last = left < 15*time.Second; !last {
-			left = 2*time.Second + time.Duration(s.r.Int64N(8e9))
+		left := max(time.Until(deadline), 6*time.Second)
+		if last = left < 11*time.Second; !last {
+			left = 2*time.Second + time.Duration(s.r.Int64N(4e9))
 		}
-		for end := time.Now().Add(left); time.Now().Before(end) && !l.exited.Load(); l.meddle() {
+		for end := time.Now().Add(left); time.Now().Before(end) && !l.exited.Load(); l.verify() {
 			time.Sleep(min(time.Until(end), time.Second+time.Duration(s.r.Int64N(2e9))))
+			piece := l.file(fmt.Sprintf("draws-%d", len(l.pieces)))
+			if s.r.IntN(4) == 0 && os.Rename(s.drawsFile, piece) == nil {
+				l.pieces = append(l.pieces, piece)
+			}
 		}
 		l.finish(last)
 		if err := s.tear(); err != nil {
@@ -196,10 +200,10 @@ func (s *soak) command(args ...string) *exec.Cmd {
 func (l *server) start() error {
 	l.first, l.drawsFrom = max(1, strings.Count(l.oldChain, "\n")), len(l.oldDraws)
 	l.cmd, l.began = l.command(), time.Now()
-	stdout, err1 := os.Create(l.file("stdout"))
-	stderr, err2 := os.Create(l.file("stderr"))
-	l.cmd.Stdout, l.cmd.Stderr = stdout, stderr
-	if err := errors.Join(err1, err2, l.cmd.Start(), stdout.Close(), stderr.Close()); err != nil {
+	var err1, err2 error
+	l.cmd.Stdout, err1 = os.Create(l.file("stdout"))
+	l.cmd.Stderr, err2 = os.Create(l.file("stderr"))
+	if err := errors.Join(err1, err2, l.cmd.Start()); err != nil {
 		return err
 	}
 	l.crowd.Go(func() {
@@ -210,7 +214,7 @@ func (l *server) start() error {
 		_, l.addr, _ = strings.Cut(strings.TrimSpace(read(l.file("stdout"))), "\nlistening on ")
 		return l.addr != "" || l.exited.Load()
 	})
-	if l.addr == "" {
+	if l.fresh = l.files(); l.addr == "" {
 		l.end(os.Kill)
 		return fmt.Errorf("server %d does not listen: %s", l.number, read(l.file("stderr")))
 	}
@@ -231,28 +235,25 @@ func (l *server) end(by os.Signal) {
 	l.cmd.Process.Signal(by)
 }
 
-// meddle looks into what a running server does, or moves a file of it.
-func (l *server) meddle() {
-	piece := l.file(fmt.Sprintf("draws-%d", len(l.pieces)))
-	if l.r.IntN(4) > 0 {
-		l.verify()
-	} else if os.Link(l.drawsFile, piece) == nil && os.Remove(l.drawsFile) == nil {
-		l.pieces = append(l.pieces, piece)
-	}
-}
-
 // verify runs the server's own check of the files.
 func (l *server) verify() {
 	out, err := l.command("verify").CombinedOutput()
-	if err != nil || l.exited.Load() && !strings.HasPrefix(string(out), fmt.Sprintf("ok: %d blocks, ", strings.Count(l.oldChain, "\n"))) {
-		l.fail(nil, "verify says %q, %v, of %d blocks", out, err, strings.Count(l.oldChain, "\n"))
+	want := fmt.Sprintf("ok: %d blocks, ", strings.Count(l.oldChain, "\n"))
+	if err != nil || l.exited.Load() && !strings.HasPrefix(string(out), want) {
+		l.fail(nil, "verify says %q, %v, want %s", out, err, want)
 	}
 }
 
-// forgotten reports whether the server lists nobody any more.
+// files is how many files the server has open; 0 where that is not known.
+func (l *server) files() int {
+	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", l.cmd.Process.Pid))
+	return len(files)
+}
+
+// forgotten reports whether the server has let go of everybody.
 func (l *server) forgotten() bool {
 	lists := strings.Split(read(l.file("stdout")), "validators: ")
-	return strings.HasPrefix(lists[len(lists)-1], "0 with 0 tokens")
+	return l.files() <= l.fresh && strings.HasPrefix(lists[len(lists)-1], "0 with 0 tokens")
 }
 
 // finish ends a server, one way or another, and has it judged. The last must have let go of everybody, and shows its goroutines.
@@ -261,9 +262,10 @@ func (l *server) finish(last bool) {
 	switch {
 	case l.exited.Load():
 		l.fail(nil, "it ended by itself: %s", read(l.file("stderr")))
+		l.ending.Store(true)
 	case last:
-		if l.leaving.Store(true); !until(3*patience, l.forgotten) {
-			l.fail(nil, "with nobody connected it lists validators:\n%s", read(l.file("stdout")))
+		if l.ending.Store(true); !until(3*patience, l.forgotten) {
+			l.fail(nil, "with nobody connected it has %d open files, fresh it had %d, or still lists validators", l.files(), l.fresh)
 		}
 		l.end(syscall.SIGQUIT)
 	case l.number == 1 || l.r.IntN(5) < 2:
@@ -276,7 +278,6 @@ func (l *server) finish(last bool) {
 		l.fail(nil, "it goes on after %v", limit)
 		l.cmd.Process.Kill()
 	}
-	l.ending.Store(true)
 	l.crowd.Wait()
 	l.count["servers"]++
 	if !l.killed && l.cmd.ProcessState.ExitCode() != 0 {
@@ -304,7 +305,7 @@ func (l *server) finish(last bool) {
 func (s *soak) tear() error {
 	last := s.oldChain[strings.LastIndex(strings.TrimSuffix(s.oldChain, "\n"), "\n")+1:]
 	part := last[:1+s.r.IntN(len(last)-1)]
-	switch s.r.IntN(6) {
+	switch s.r.IntN(5) {
 	case 0:
 		return os.WriteFile(s.chainFile, []byte(s.oldChain+part), 0o600)
 	case 1: // an editor has taken the last newline
@@ -323,36 +324,23 @@ func (l *server) gather() {
 	for i := range maxClients + 20 {
 		r := rand.New(rand.NewPCG(l.seed, uint64(l.number)<<32|uint64(i)))
 		l.crowd.Go(func() {
-			for n := 0; !l.leaving.Load() && !l.ending.Load(); n++ {
+			for n := 0; !l.ending.Load(); n++ {
 				part := pick(r, parts...)
 				if i < 3 && l.number%2 == 1 {
 					part = "sb.R" // in a hurry
 				} else {
 					time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond) // they do not all come at once
 				}
-				l.visit(fmt.Sprintf("member %d.%d (%s)", i, n, part), part, r)
+				t := &terminal{name: fmt.Sprintf("member %d.%d (%s)", i, n, part), dialed: l.now(), server: l, r: r}
+				if conn, err := net.Dial("tcp", l.addr); err == nil {
+					t.conn = conn.(*net.TCPConn)
+					t.play(part)
+				} else if !l.ending.Load() {
+					l.fail(t, "cannot connect: %v", err)
+				}
 			}
 		})
 	}
-}
-
-// visit is one visit of somebody who plays a part.
-func (l *server) visit(name, part string, r *rand.Rand) {
-	t := &terminal{name: name, dialed: l.now(), server: l, r: r}
-	conn, err := net.Dial("tcp", l.addr)
-	if err != nil {
-		if !l.ending.Load() {
-			l.fail(t, "cannot connect: %v", err)
-		}
-		return
-	}
-	t.conn = conn.(*net.TCPConn)
-	l.mu.Lock()
-	l.terminals = append(l.terminals, t)
-	t.bpm = 1e6 + 200*len(l.terminals) // nobody types the same BPM as another, or twice
-	l.mu.Unlock()
-	l.crowd.Go(t.listen)
-	t.play(part)
 }
 
 // note adds to the log.
@@ -433,7 +421,12 @@ var texts = map[byte][]string{
 
 // play plays a part.
 func (t *terminal) play(part string) {
-	text := ""
+	l, text := t.server, ""
+	l.mu.Lock()
+	l.terminals = append(l.terminals, t)
+	t.bpm = 1e6 + 200*len(l.terminals) // nobody types the same BPM as another, or twice
+	l.mu.Unlock()
+	l.crowd.Go(t.listen)
 	for i := 0; i < len(part); i++ {
 		letter := part[i]
 		if of := texts[letter]; of != nil {
@@ -473,7 +466,7 @@ func (t *terminal) play(part string) {
 				return over || letter == '.' && prompts > len(t.typed)+won+strings.Count(heard, chain) ||
 					letter == 'W' && (won > strings.Count(before, winner) || !strings.Contains(before, " proposed with "))
 			})
-			if !there && !t.server.ending.Load() && !t.slow {
+			if !there && !l.ending.Load() && !t.slow {
 				t.vain = map[byte]string{'.': "an answer", 'W': "a winner", '$': "the end"}[letter]
 			}
 		case 'c':
@@ -497,7 +490,7 @@ func (t *terminal) play(part string) {
 
 // idle does nothing for a time, unless everybody is to leave.
 func (t *terminal) idle(d time.Duration) {
-	until(d, func() bool { return t.server.leaving.Load() || t.server.ending.Load() })
+	until(d, t.server.ending.Load)
 }
 
 // say types text, in two parts.

@@ -261,11 +261,11 @@ func (l *server) finish(last bool) {
 	limit := patience
 	switch {
 	case l.exited.Load():
-		l.fail(nil, "it ended by itself: %s", read(l.file("stderr")))
 		l.ending.Store(true)
+		l.fail(nil, "it ended by itself: %s", read(l.file("stderr")))
 	case last:
 		if l.ending.Store(true); !until(3*patience, l.forgotten) {
-			l.fail(nil, "with nobody connected it has %d open files, fresh it had %d, or still lists validators", l.files(), l.fresh)
+			l.fail(nil, "with nobody connected it has %d open files, fresh %d, or lists validators", l.files(), l.fresh)
 		}
 		l.end(syscall.SIGQUIT)
 	case l.number == 1 || l.r.IntN(5) < 2:
@@ -335,7 +335,7 @@ func (l *server) gather() {
 				if conn, err := net.Dial("tcp", l.addr); err == nil {
 					t.conn = conn.(*net.TCPConn)
 					t.play(part)
-				} else if !l.ending.Load() {
+				} else if !l.ending.Load() && !l.exited.Load() {
 					l.fail(t, "cannot connect: %v", err)
 				}
 			}
@@ -404,8 +404,8 @@ var parts = append(slices.Repeat([]string{"s.?0b?b?e?w.?W~b?b.?W~?b?w.W?b.L"}, 5
 // leavings are the ends of a part that says L; who has not staked has one of the first four.
 var leavings = []string{"R", "h", "c$", "q$", "bc$", "bB$", "B?b$", "b.R", "bfc$", "bh"}
 
-var bad = []string{"-1", "72 bpm", "1.5", "1e3", "0x10", "1_000", `"quoted"`, "\x1b[2J", "\a\x00", "سبعون", "７２", "\xfe\xfd", "a\rb",
-	"%s%n", `[{"Index":0}]`, "9223372036854775808", "helpme", strings.Repeat("💓", 41), strings.Repeat("\x80", 60),
+var bad = []string{"-1", "72 bpm", "1.5", "1e3", "0x10", "1_000", `"quoted"`, "\x1b[2J", "\a\x00", "سبعون", "７２", "\xfe\xfd",
+	"a\rb", "%s%n", `[{"Index":0}]`, "9223372036854775808", "helpme", strings.Repeat("💓", 41), strings.Repeat("\x80", 60),
 	strings.Repeat("x", 41), strings.Repeat("y", maxLine+1), strings.Repeat("long ", 300)}
 
 // texts are what letters type, with a newline; b, p and f type the next BPM, p as long as it may be, f without a newline.

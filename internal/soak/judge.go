@@ -374,9 +374,12 @@ func (l *server) note(t *terminal, kind string, m []string, typed, at moment) (f
 		t.open, t.until = &entry{t.address, t.stake, plain(text), m[1], m[2]}, typed.at+left-time.Millisecond // left was rounded
 	case "standing":
 		in, _ := strconv.Atoi(m[1])
-		after := append([]entry{{last: "0"}}, d.entries...) // so many proposals
-		if in < len(after) && m[2] != after[in].last && !strings.Contains(strings.Join(d.Lines, " "), "slashed") {
-			fault = "not the tokens of so many proposals"
+		for i, e := range append([]entry{{last: "0"}}, d.entries...) {
+			if e.bpm == "slashed" {
+				break // when, is not known
+			} else if i == in && m[2] != e.last {
+				fault = "not the tokens of so many proposals"
+			}
 		}
 	case "winner":
 		fault = l.inDraw(t, false)

@@ -301,22 +301,16 @@ func (l *server) finish(last bool) {
 	l.verify()
 }
 
-// tear does to the files what may happen to them while no server runs.
+// tear does to the files what may happen to them while no server runs: the last line is half there, an editor has taken
+// the last newline, or somebody has emptied the draws file.
 func (s *soak) tear() error {
 	last := s.oldChain[strings.LastIndex(strings.TrimSuffix(s.oldChain, "\n"), "\n")+1:]
-	part := last[:1+s.r.IntN(len(last)-1)]
-	switch s.r.IntN(5) {
-	case 0:
-		return os.WriteFile(s.chainFile, []byte(s.oldChain+part), 0o600)
-	case 1: // an editor has taken the last newline
-		return os.WriteFile(s.chainFile, []byte(strings.TrimSuffix(s.oldChain, "\n")), 0o600)
-	case 2:
-		return os.WriteFile(s.drawsFile, []byte(s.oldDraws+part), 0o600)
-	case 3:
+	chain := pick(s.r, s.oldChain, s.oldChain+last[:len(last)/2], strings.TrimSuffix(s.oldChain, "\n"))
+	draws := pick(s.r, s.oldDraws, s.oldDraws+last[:len(last)/2], "")
+	if draws == "" {
 		s.oldDraws = ""
-		return os.RemoveAll(s.drawsFile)
 	}
-	return nil
+	return errors.Join(os.WriteFile(s.chainFile, []byte(chain), 0o600), os.WriteFile(s.drawsFile, []byte(draws), 0o600))
 }
 
 // gather has the crowd come, some more than there is room for.
@@ -397,7 +391,7 @@ var parts = append(slices.Repeat([]string{"s.?0b?b?e?w.?W~b?b.?W~?b?w.W?b.L"}, 5
 	"sbebbwbbb?B?b.L", "sb?bbL", "s"+strings.Repeat("b", 150)+".L", // pasted
 	"sb?b?bc$", "sb?b?bfc$", // piped, the second without the last newline
 	"?x.e?x?w.?x?x.s.bL", "w.ew.?qsw.beww.?W?q.L", "g$", "?s?bN.L", "Pp.l$", "?s.___L", "L", "?.s?~b?b?B?c~R",
-	"?msb.bbbb_.L", "ms"+strings.Repeat("ww", 20)+"b.bL", // slow
+	"?msb.bbbb_.L", "ms"+strings.Repeat("ww", 20)+"b.bL", "ms"+strings.Repeat("w", 20)+"B"+strings.Repeat("b", 150)+"$", // slow
 	"HbB$", "HbB$", "H.b.?b?~B$", // slashed, with many tickets
 )
 
@@ -476,7 +470,7 @@ func (t *terminal) play(part string) {
 		case 'm': // reads little and slowly from now on
 			t.slow = true
 			t.conn.SetReadBuffer(4 << 10)
-			t.pause.Store(t.r.Int64N(2e9))
+			t.pause.Store(int64(100 * time.Millisecond))
 		case '~':
 			t.idle(time.Duration(t.r.Int64N(2e8)))
 		case '_':

@@ -218,6 +218,12 @@ func (l *server) hear(t *terminal) {
 	if t.last != "" {
 		t.answered = len(t.typed) // what is left came too late
 	}
+	inside := 0 // how many were let in and may still have been in when t came
+	for i := 0; refused && i < len(l.terminals); i++ {
+		if o := l.terminals[i]; !strings.HasPrefix(o.heard, full) && o.dialed < t.over() && t.dialed < o.over()+lag {
+			inside++
+		}
+	}
 	fault := l.inDraw(t, true)
 	switch {
 	case fault != "":
@@ -227,6 +233,8 @@ func (l *server) hear(t *terminal) {
 		fault = "the conversation ended without a reason, or badly: " + t.end
 	case !t.slow && !refused && t.over() > t.chainAt+broadcastEvery+lag:
 		fault = "it was not sent the chain"
+	case refused && inside < maxClients:
+		fault = fmt.Sprintf("the server is full with %d", inside)
 	}
 	if fault != "" {
 		l.fail(t, "%s", fault)

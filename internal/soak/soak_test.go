@@ -75,6 +75,7 @@ var wrongs = []struct{ what, old, new, found string }{
 	{"lost last words", "bob 4.28 end EOF", "bob 4.28 end connection reset by peer", "badly: connection reset"},
 	{"the end without a word", "bob 4.27 < ⏎goodbye⏎\n", "", "ended without a reason"},
 	{"a shutdown that nobody asked for", "dave 8.01", "dave 7.99", "nobody stopped it"},
+	{"full with few", "dave 0.01 < Enter token", "erin 0.01 < the server is full, try again later⏎\nerin 0.02 end EOF\ndave 0.01 < Enter token", "is full with 1"},
 	{"a slashed validator who may win", `"ALICE 100 slashed"`, `"ALICE 100 72"`, "drawn again it is"},
 	{"a block that does not follow", `"BPM":68`, `"BPM":69`, "no block after block 1"},
 	{"no record of a draw", `draws {"Index":2`, `noted {"Index":2`, "no record of its draw"},

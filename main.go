@@ -5,12 +5,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -73,8 +73,8 @@ const timestampLayout = "2006-01-02T15:04:05.000000000Z"
 // beforeGenesis stands for the block that the genesis block follows: there is none.
 func beforeGenesis() Block { return Block{Index: -1} }
 
-// generateBlock makes the block that follows oldBlock. If the clock was set back, it has the time of oldBlock: no block
-// is older than the one before it.
+// generateBlock makes the block that follows oldBlock. If the clock was set back, it has the time of oldBlock: it is
+// never older.
 func generateBlock(oldBlock Block, BPM int, address string) Block {
 	newBlock := Block{
 		Index:     oldBlock.Index + 1,
@@ -103,20 +103,12 @@ func isBlockValid(newBlock, oldBlock Block) error {
 	case newBlock.Index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
 		return fmt.Errorf("wrong validator: that of block %d is no SHA-256", newBlock.Index)
 	}
-	// time.RFC3339Nano is read much faster, and with this length it is the same.
-	if _, err := time.Parse(time.RFC3339Nano, newBlock.Timestamp); err != nil || len(newBlock.Timestamp) != len(timestampLayout) {
+	// time.RFC3339Nano is read much faster than the layout; what else it allows is checked for.
+	at := newBlock.Timestamp
+	if _, err := time.Parse(time.RFC3339Nano, at); err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z' {
 		return fmt.Errorf("wrong timestamp: that of block %d is not as in %s", newBlock.Index, timestampLayout)
 	}
 	return nil
-}
-
-// encode is the JSON of a block, on one line.
-func encode(block Block) []byte {
-	line, err := json.Marshal(block)
-	if err != nil {
-		panic(err) // cannot be: numbers and strings have a JSON
-	}
-	return line
 }
 
 // blockScanner reads a chain file from genesis on and checks each block against the one before: for s.Scan() { … s.head
@@ -181,20 +173,20 @@ type network struct {
 	validators *console.Roll        // and what the console shows of them
 	round      *draw.Draw           // the open round; while a block is being kept, the one that it has won
 	proposers  []*terminal          // of its proposals, in order; nil: it has left, or was slashed
-	origins    map[netip.Prefix]int // of its proposals, as far as they are counted
+	origins    map[netip.Prefix]int // of its proposals
 	roundEnds  time.Time
 	roundEnd   <-chan time.Time // comes then
 	drawn      *drawnBlock      // being kept; nil: a round is open
-	late       <-chan time.Time // comes if it is not kept after a second; nil: that was so, or nothing is being kept
-	lateSaid   time.Time        // when the log was last told so
+	patience   <-chan time.Time // while it is not nil, proposals wait for the drawn block; comes after a second
+	lateSaid   time.Time        // when the log was last told that a block is late
 
 	// Owned by keep while there is a drawn block, else by run.
 	chain, draws *linefile.File
 	keeping      sync.WaitGroup
 }
 
-// terminal is one connection. A handler reads from it. The rest is run's; the handler looks at the address, when run has
-// answered it.
+// terminal is one connection. A handler reads from it, and looks at the address when run has answered; all else is
+// run's.
 type terminal struct {
 	*lineconn.Conn
 	from     netip.Prefix // its network address; zero: not counted
@@ -202,7 +194,7 @@ type terminal struct {
 	stake    int64        // in tokens
 	proposal int32        // in the round, numbered from 1; 0: none, or it is decided
 	ended    bool         // its input has ended: it leaves when its proposal is decided
-	tries    int8         // to type a stake; owned by the handler
+	tries    int8         // to type a stake
 }
 
 // The prompts of a terminal: the questions it is at.
@@ -230,8 +222,7 @@ type drawnBlock struct {
 }
 
 // newNetwork goes on with the chain in the chain file, or starts one with a genesis block. It fails if a file is in use
-// or cannot be written, if the chain file is not a valid chain, or if ctx is done before that is read. The caller must
-// call run.
+// or cannot be written, if the chain file is not a valid chain, or if ctx is done before that is read.
 func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.Logger) (*network, error) {
 	n := &network{
 		settings: s, console: stdout, log: logger,
@@ -267,6 +258,9 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 	return n, nil
 }
 
+// genesisBegins is how a chain file begins.
+const genesisBegins = `{"Index":0,`
+
 // droppingTail is the warning of what is cut from the end of a file.
 const droppingTail = "%s: dropping a last line without its end (%d bytes): it was never announced"
 
@@ -296,6 +290,7 @@ func (n *network) restore(ctx context.Context) error {
 	if tail := blocks.Tail(); err == nil && len(tail) > 0 {
 		whole, fault := blocks.follows(tail)
 		_, damaged := blocks.follows(tail[:len(tail)-1])
+		begin := tail[:min(len(tail), len(genesisBegins))]
 		switch {
 		case fault == nil:
 			n.log.Printf("%s: the last line has no end, but block %d is whole there: it is kept, and the end added", n.chainFile, whole.Index)
@@ -304,13 +299,15 @@ func (n *network) restore(ctx context.Context) error {
 			err = n.chain.KeepTail()
 		case damaged == nil: // a whole block and one byte more is no part of a line: it may have been announced
 			err = fmt.Errorf("line %d: its newline is damaged", blocks.Number()+1)
+		case blocks.Number() == 0 && (bytes.IndexByte(tail, '}') >= 0 || !strings.HasPrefix(genesisBegins, string(begin))):
+			err = errors.New("line 1: it has no end, and is no part of a genesis block")
 		default:
 			n.log.Printf(droppingTail, n.chainFile, len(tail))
 			err = n.chain.CutTail()
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w; the file is untouched: mend it, or move it away to start a new chain", err)
+		return fmt.Errorf("%w: mend the file, or move it away to start a new chain", err)
 	}
 	n.head = blocks.head
 	restored := n.head != beforeGenesis()
@@ -319,7 +316,7 @@ func (n *network) restore(ctx context.Context) error {
 			return fmt.Errorf("the genesis block: %w", err)
 		}
 		n.head = genesis
-		n.newest.Add(encode(genesis))
+		n.newest.Add(linefile.Encode(genesis))
 	}
 	spew.Fdump(n.console, genesis)
 	if restored {
@@ -368,21 +365,19 @@ func sealLine(index int, d *draw.Draw) string {
 // propose puts c into the open round, unless its validator is in already or the round is full.
 func (n *network) propose(c candidate) {
 	t, index, left := c.terminal, n.head.Index+1, readable(time.Until(n.roundEnds))
-	switch counted := t.from.IsValid() && n.maxPerAddress > 0; {
+	switch limited := t.from.IsValid() && n.maxPerAddress > 0; {
 	case n.drawn != nil:
 		t.Tell("%s", n.notKept())
 	case t.proposal > 0:
 		first := n.round.Entries[t.proposal-1].Note
 		t.Tell("\nblock %d is already proposed with BPM %s; the next round opens in %v\n", index, first, left)
-	case len(n.proposers) >= n.maxProposals() || counted && n.origins[t.from] >= n.maxPerAddress:
+	case len(n.proposers) >= n.maxProposals() || limited && n.origins[t.from] >= n.maxPerAddress:
 		t.Tell("\nthe round is full; the next one opens in %v\n", left)
 	default:
 		first, last := n.round.Add(draw.Entry{Name: t.address, Tickets: t.stake, Note: strconv.Itoa(c.bpm)})
 		n.proposers = append(n.proposers, t)
 		t.proposal = int32(len(n.proposers))
-		if counted {
-			n.origins[t.from]++
-		}
+		n.origins[t.from]++
 		t.Tell("\nblock %d proposed with BPM %d: tickets %d to %d; the winner is drawn in %v\n", index, c.bpm, first, last, left)
 	}
 }
@@ -401,14 +396,14 @@ func (n *network) answer(t *terminal, word string) {
 		t.Show(n.lastDraw)
 	case t.address == "" && word == "":
 		t.Tell("")
-	case t.address == "":
+	case t.address == "": // help
 		t.Tell("\nType how many tokens you stake, a whole number from 1 to %d:\n"+
 			"the more, the likelier you forge a block. quit: leave.\n", n.maxStake)
-	case word != "":
+	case word != "": // help
 		t.Tell("\nType your pulse, a whole number: it proposes a block, one a round.\n" +
 			"Enter: how the round stands. draw: how the last block was drawn. quit: leave.\n" +
 			"Anything else costs your stake.\n")
-	case n.drawn != nil && n.late == nil:
+	case n.drawn != nil && n.patience == nil:
 		t.Tell("%s", n.notKept())
 	default:
 		proposals, tokens := n.round.CanWin()
@@ -435,19 +430,13 @@ func (n *network) slash(t *terminal, typed string) {
 	}
 	t.End(fmt.Sprintf("\nslashed: %s is not a pulse (a whole number, 0 or more); %d tokens forfeited\n", typed, t.stake))
 	n.validators.Slash(t.address, typed)
-	n.leave(t)
+	n.leave(t) // it is off the list already
 }
 
 // endInput notes that t has nothing more to say: it stays only to hear how its proposal fares.
 func (n *network) endInput(t *terminal) {
 	t.SetPrompt(noPrompt)
-	t.ended = true
-	n.leaveIfDone(t)
-}
-
-// leaveIfDone has t leave if its input has ended and no proposal of it is to be decided.
-func (n *network) leaveIfDone(t *terminal) {
-	if t.ended && t.proposal == 0 {
+	if t.ended = true; t.proposal == 0 {
 		n.leave(t)
 	}
 }
@@ -492,7 +481,7 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	if err == io.EOF {
 		n.do(func() { n.endInput(t) })
 	}
-	t.Close()
+	t.Close() // waits for End: after the end of the input, until its proposal is decided
 	n.do(func() { n.leave(t) })
 }
 
@@ -516,10 +505,12 @@ func (n *network) takeStake(t *terminal, typed string, err error) {
 		n.do(func() { n.admit(t, stake) })
 		return
 	}
-	n.do(func() { t.Tell("\n%.40q is not a stake: %v\n", typed, err) })
-	if t.tries++; t.tries == 3 {
-		t.End("\ntoo many tries, goodbye\n")
-	}
+	n.do(func() {
+		t.Tell("\n%.40q is not a stake: %v\n", typed, err)
+		if t.tries++; t.tries == 3 {
+			t.End("\ntoo many tries, goodbye\n")
+		}
+	})
 }
 
 // takeBPM proposes a block with the pulse that t typed, or has t slashed if it is none.
@@ -561,9 +552,7 @@ func (n *network) refuse(conn net.Conn, why error) {
 	turnAway(n.announcements.Conn(conn), words)
 }
 
-// turnAway closes a connection that is not let in, with these words. It is not inlined, as do.
-//
-//go:noinline
+// turnAway closes a connection that is not let in, with these words.
 func turnAway(c *lineconn.Conn, words string) {
 	c.End(words)
 	c.Close()
@@ -577,7 +566,7 @@ func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	for {
 		candidateBlocks := n.candidateBlocks
-		if n.late != nil {
+		if n.patience != nil {
 			candidateBlocks = nil // they wait until the drawn block is kept, for a second at most
 		}
 		select {
@@ -589,7 +578,7 @@ func (n *network) run(ctx context.Context) {
 			n.pickWinner()
 		case <-n.kept:
 			n.announce()
-		case <-n.late:
+		case <-n.patience:
 			n.keepLater()
 		case <-n.terminals.Due.C:
 			n.terminals.Broadcast(n.newest.Status())
@@ -603,7 +592,7 @@ func (n *network) run(ctx context.Context) {
 }
 
 // openRound opens the round that d decides. It ends by the clock, roundLength after the one before should have ended;
-// or from now, if that is past, as after the machine was suspended: rounds are not made up for.
+// or after now, if that is past: in the first round, and when this process stood still. Rounds are not made up for.
 func (n *network) openRound(d *draw.Draw) {
 	n.round, n.proposers = d, nil
 	clear(n.origins)
@@ -627,7 +616,7 @@ func (n *network) pickWinner() {
 	winner := n.round.Entries[outcome.Winner]
 	bpm, _ := strconv.Atoi(winner.Note)
 	n.drawn = &drawnBlock{generateBlock(n.head, bpm, winner.Name), outcome, lines, draw.New()}
-	n.late = time.After(time.Second)
+	n.patience = time.After(time.Second)
 	n.keeping.Add(1)
 	go n.keep(n.drawn)
 }
@@ -636,12 +625,13 @@ func (n *network) pickWinner() {
 // tried again every second, since to draw again would be a second chance for whoever runs the server.
 func (n *network) keep(d *drawnBlock) {
 	defer n.keeping.Done()
-	record := draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next)
 	var said time.Time
-	for {
-		err := n.keepRecord(record)
-		if err == nil {
-			record = nil
+	for recorded := false; ; {
+		var err error
+		if !recorded {
+			err = n.keepRecord(draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next))
+		}
+		if recorded = err == nil; recorded {
 			err = n.forge(d.Block)
 		}
 		if err == nil {
@@ -663,12 +653,9 @@ func (n *network) keep(d *drawnBlock) {
 	n.kept <- struct{}{}
 }
 
-// keepRecord makes durable how a block was drawn; nil: that is done. The draws file may be moved, packed or deleted at
-// any time: then a new one is begun.
+// keepRecord makes durable how a block was drawn. The draws file may be moved, packed or deleted at any time: then a
+// new one is begun.
 func (n *network) keepRecord(record []byte) error {
-	if record == nil {
-		return nil
-	}
 	changed := n.draws.Append(record)
 	if !errors.Is(changed, linefile.ErrChanged) {
 		return changed
@@ -685,16 +672,16 @@ func (n *network) forge(block Block) error {
 	if err := isBlockValid(block, n.head); err != nil {
 		return fmt.Errorf("it does not follow the head: %w", err)
 	}
-	err := n.chain.Append(encode(block))
+	err := n.chain.Append(linefile.Encode(block))
 	if errors.Is(err, linefile.ErrChanged) {
-		err = fmt.Errorf("%w: put it back as it was, or mend it and restart the server", err)
+		err = fmt.Errorf("%w: if it was moved, move it back; else restart the server, which checks it", err)
 	}
 	return err
 }
 
 // keepLater notes that the drawn block is not kept in time: who wants to propose is told so, and waits no longer.
 func (n *network) keepLater() {
-	n.late = nil
+	n.patience = nil
 	if now := time.Now(); now.Sub(n.lateSaid) >= time.Minute {
 		n.log.Printf("block %d is not kept after a second: until it is, nobody can propose", n.drawn.Index)
 		n.lateSaid = now
@@ -704,9 +691,9 @@ func (n *network) keepLater() {
 // announce makes the drawn block, which is kept, the head, tells everybody, and opens the next round.
 func (n *network) announce() {
 	d, round, proposers := n.drawn, n.round, n.proposers
-	n.drawn, n.late = nil, nil
+	n.drawn, n.patience = nil, nil
 	n.head = d.Block
-	n.newest.Add(encode(d.Block))
+	n.newest.Add(linefile.Encode(d.Block))
 	n.openRound(d.next)
 
 	seal, stake := sealLine(d.Index+1, d.next), round.Entries[d.Winner].Tickets
@@ -722,28 +709,29 @@ func (n *network) announce() {
 		n.terminals.Announce(everybody, nil)
 	}
 	for _, t := range proposers {
-		if t != nil {
-			t.proposal = 0
-			n.leaveIfDone(t)
+		if t == nil {
+			continue
+		}
+		if t.proposal = 0; t.ended {
+			n.leave(t)
 		}
 	}
 }
 
 // stop draws the open round at once, unless a block is being kept: then it is empty. All conversations end.
 func (n *network) stop() {
-	defer n.terminals.End(goodbye)
 	if n.drawn == nil {
 		n.pickWinner()
 	}
-	if n.drawn == nil {
-		return
+	if n.drawn != nil {
+		select {
+		case <-n.kept:
+			n.announce()
+		case <-time.After(keepLimit):
+			n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
+		}
 	}
-	select {
-	case <-n.kept:
-		n.announce()
-	case <-time.After(keepLimit):
-		n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
-	}
+	n.terminals.End(goodbye)
 }
 
 // ---- Checking the files ----
@@ -842,7 +830,7 @@ func loadSettings() (s settings, err error) {
 	if s.addr = addr; !strings.Contains(addr, ":") {
 		s.addr = ":" + addr
 	}
-	_, port, _ := net.SplitHostPort(s.addr)
+	_, port, _ := net.SplitHostPort(s.addr) // "" if there is none, which is no number
 	_, fault := strconv.ParseUint(port, 10, 16)
 	check(fault == nil, "ADDR", addr, "a port, such as 9000, or host:port, such as 127.0.0.1:9000")
 	s.roundLength = duration("ROUND", "30s")
@@ -896,10 +884,10 @@ func main() {
 		switch _, missing := os.Stat(draws); {
 		case len(args) == 3:
 			chain, draws = args[1], args[2]
-		case draws == "": // they are not kept
 		case len(args) == 2 && args[1] != chain:
 			chain, draws = args[1], ""
 			fmt.Fprintln(os.Stderr, "the draws are not checked: name their file as well")
+		case draws == "": // they are not kept
 		case errors.Is(missing, fs.ErrNotExist):
 			draws = os.DevNull // it may be moved or deleted at any time
 		}
@@ -950,12 +938,11 @@ func start(s settings) error {
 	return nil
 }
 
-// The end takes as long as these at most, less than 5 s in all: the last draws, then with them the last words to
-// terminals, then what each of the two outputs has not taken.
+// How long the end may take, less than 5 s in all.
 const (
-	keepLimit    = 2 * time.Second
-	goodbyeLimit = 4 * time.Second
-	consoleLimit = 200 * time.Millisecond
+	keepLimit    = 2 * time.Second        // for the last block
+	goodbyeLimit = 4 * time.Second        // for that and the last words to terminals
+	consoleLimit = 200 * time.Millisecond // then, for what each of the two outputs has not taken
 )
 
 // serve plays with the terminals that connect to ln until ctx is done and every terminal has left, or goodbyeLimit

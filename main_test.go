@@ -1180,7 +1180,9 @@ func TestChainFileFaults(t *testing.T) {
 	fault("line 2: wrong BPM", lines[0], encoded(generateBlock(genesis, -1, genesis.Hash)))
 	fault("line 2: wrong validator", lines[0], encoded(generateBlock(genesis, 70, "")))
 	fault("line 2: wrong validator", lines[0], encoded(generateBlock(genesis, 70, genesis.Hash[1:]+"\n")))
-	for _, stamp := range []string{"zzz", "2026-11-23T15:38:49Z", genesis.Timestamp + "\n7"} {
+	for _, stamp := range []string{
+		"zzz", "2026-11-23T15:38:49Z", "2026-11-23T15:38:49.1234+01:00", "2026-11-23T15:38:49,123456789Z", genesis.Timestamp + "\n7",
+	} {
 		b := generateBlock(genesis, 70, genesis.Hash)
 		b.Timestamp = stamp
 		b.Hash = calculateBlockHash(b)
@@ -1195,6 +1197,12 @@ func TestChainFileFaults(t *testing.T) {
 		{"{", " {"}, {"}", "} "}, {":", ": "}, {`"Index"`, `"index"`}, {`"Index":`, `"Index":0`}, {`"Hash"`, `"Hash":"","Hash"`}, {"T", `\u0054`}, {"\n", "\r\n"},
 	} {
 		fault("line 2: bad JSON", lines[0], strings.Replace(lines[1], spelling[0], spelling[1], 1), lines[2])
+	}
+	for _, end := range []string{"", "\r"} { // no line is left, or it is no chain
+		for _, file := range []string{strings.ReplaceAll(strings.Join(lines, ""), "\n", end), "a thesis" + end} {
+			write(s.chainFile, file)
+			has(t, restarted(t.Context(), s)+string(read(s.chainFile)), "error: ", "line 1: it has no end, and is no part of a genesis block", file)
+		}
 	}
 	write(s.chainFile, lines[0], lines[1][:100])
 	has(t, verified(s), "does not count", "ok: 1 blocks, ")
@@ -1269,7 +1277,7 @@ func TestFilesChanged(t *testing.T) {
 		has(t, verified(h.settings), "ok: 3 blocks, ", "ok: 1 draws; 1 blocks have no record of their draw\n")
 		must(0, os.Chtimes(h.chainFile, time.Time{}, time.Unix(1, 0)))
 		round()
-		has(t, h.stderr.next(), "block 3 is drawn and cannot be kept: ", "it was edited: put it back as it was, or mend it and restart the server; it is tried")
+		has(t, h.stderr.next(), "block 3 is drawn and cannot be kept: ", "it was edited: if it was moved, move it back; else restart the server, which checks it; it is tried")
 	})
 }
 

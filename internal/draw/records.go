@@ -24,7 +24,7 @@ type Record struct {
 
 // NewRecord is the line, without a newline, of a block that was drawn by lines, before the draw next.
 func NewRecord(index int, block, lines string, o Outcome, next *Draw) []byte {
-	line, err := json.Marshal(Record{
+	return linefile.Encode(Record{
 		Index:    index,
 		Block:    block,
 		Lines:    strings.Split(strings.TrimSuffix(lines, "\n"), "\n"),
@@ -32,10 +32,6 @@ func NewRecord(index int, block, lines string, o Outcome, next *Draw) []byte {
 		Total:    json.Number(o.Total.String()),
 		NextSeal: next.Seal(),
 	})
-	if err != nil {
-		panic(err) // cannot be: numbers and strings have a JSON
-	}
-	return line
 }
 
 // maxRecord is the longest line of a draws file in bytes: a million proposals have less than 110 MB.

@@ -148,6 +148,7 @@ func TestCommands(t *testing.T) {
 		"BROADCAST=1h CHAIN_FILE= ADDR=x": `1 ADDR="x".* want a port`,
 		"BROADCAST=1h ADDR=" + s.addr:     `1 ADDR="` + s.addr + `".* address already in use; want a free port`,
 		"verify bad.jsonl":                `1 the draws are not checked.*\nbad.jsonl: line 2: wrong hash`,
+		"DRAWS_FILE= verify bad.jsonl":    `1 the draws are not checked.*\nbad.jsonl: line 2: wrong hash`,
 		"verify none.jsonl our.jsonl":     `1 .*none.jsonl: no such file`,
 		"fairness none.jsonl":             `1 .*none.jsonl: no such file`,
 		"help":                            `2 usage:.*\n.*\n`,
@@ -369,7 +370,7 @@ func TestFilesChanged(t *testing.T) {
 	before, _ := os.ReadFile(chain)
 	os.WriteFile(chain, bytes.Replace(before, []byte(`"BPM":70`), []byte(`"BPM":71`), 1), 0o644)
 	c.types("70\n")
-	s.stderr.wait(`block 4 is drawn and cannot be kept: .*chain\.jsonl: .*put it back.*restart.*\n`)
+	s.stderr.wait(`block 4 is drawn and cannot be kept: .*chain\.jsonl: .*move it back.*restart.*\n`)
 	c.types("70\n")
 	c.wait("\nblock 4 is drawn and cannot be kept yet; try again later\n")
 	s.stop(os.Interrupt)

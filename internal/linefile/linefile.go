@@ -293,7 +293,16 @@ func (l *Lines) Err() error {
 	return err
 }
 
-// Decode reads the JSON of a line into v, which is a pointer. A value has one spelling in a file, that of encoding/json:
+// Encode is the JSON of v, which has one, as a line.
+func Encode(v any) []byte {
+	line, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return line
+}
+
+// Decode reads what Encode has made of a line into v, which is a pointer. A value has one spelling in a file, that of encoding/json:
 // what is written otherwise is an error, so that no byte of a line can be changed unnoticed.
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)

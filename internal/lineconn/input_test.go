@@ -2,14 +2,11 @@ package lineconn
 
 import (
 	"io"
-	"net"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
 )
 
 // mustAsk checks what Ask returns.
@@ -69,15 +66,16 @@ func FuzzAsk(f *testing.F) {
 				want = append(want, strings.TrimSpace(line))
 			}
 		}
-		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+		synctest.Test(t, func(t *testing.T) {
+			c := pipe(t, crew(t, 1))
 			go func() {
 				sizes = append(sizes, 64)
 				for i, rest := 0, input; rest != ""; i++ {
 					n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
-					io.WriteString(peer, rest[:n])
+					io.WriteString(c.peer, rest[:n])
 					rest = rest[n:]
 				}
-				peer.Close()
+				c.peer.Close()
 			}()
 			typed, err := c.Ask()
 			for ; err == nil || err == ErrTooLong; typed, err = c.Ask() {
@@ -89,8 +87,10 @@ func FuzzAsk(f *testing.F) {
 			if !slices.Equal(got, want) || err != io.EOF {
 				t.Errorf("of %.100q in pieces of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
 			}
-			mustAsk(t, c, "", io.EOF) // again
-			mustErr(t, c, nil)
+			mustAsk(t, c.Conn, "", io.EOF) // again
+			if c.Err() != nil {
+				t.Error("the end of the input is a failure: ", c.Err())
+			}
 		})
 	})
 }
@@ -99,84 +99,51 @@ func FuzzAsk(f *testing.F) {
 // but never more than one. An endless line is answered at once, while it is still coming. What follows is dropped, as
 // telnet's own bytes are, but slowed down as well: 20 ms for 64 bytes.
 func TestAskPace(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		long := strings.Repeat("x", 200*64)
-		go io.WriteString(peer, strings.Repeat("1\n", 360)+long+"\n"+strings.Repeat("\xff\xf1", 100*32)+"ok\n")
-		for _, read := range []struct {
-			pause time.Duration // before
-			lines int
-			want  time.Duration
-		}{
-			{0, 100, 0}, {0, 50, time.Second}, {time.Second, 50, 0}, {0, 10, 200 * time.Millisecond},
-			{time.Hour, 100, 0}, {0, 50, time.Second},
-		} {
-			time.Sleep(read.pause)
-			start := time.Now()
-			for range read.lines {
-				mustAsk(t, c, "1", nil)
-			}
-			mustTake(t, start, read.want)
-		}
-		time.Sleep(time.Hour)
-		start := time.Now()
-		mustAsk(t, c, long[:1024], ErrTooLong)
-		mustTake(t, start, 0)
-		mustAsk(t, c, "ok", nil)
-		mustTake(t, start, (200+1+101+1-100)*20*time.Millisecond) // with two newlines, and less the burst
-	})
+	x := strings.Repeat("x", 200*64)
+	ones := func(n int) string { return strings.Repeat("1", n) }
+	talk(t, `
+		type `+strings.Repeat("1 ", 360)+x+" "+strings.Repeat("\xff\xf1", 100*32)+`ok
+		ask 100 | `+ones(100)+`
+		ask 50, wait 999999999ns
+		wait 1ns | `+ones(50)+`
+		wait 1s, ask 50 | `+ones(50)+`
+		ask 10, wait 199999999ns
+		wait 1ns | `+ones(10)+`
+		wait 1h, ask 100 | `+ones(100)+`
+		ask 50, wait 999999999ns
+		wait 1ns | `+ones(50)+`
+		wait 1h, ask | `+x[:1024]+`(the line is too long)
+		ask, wait 4059999999ns
+		wait 1ns | ok`) // (200 + 1 + 101 + 1 - 100) * 20 ms: with two newlines, and less the burst
 }
 
-// A peer that takes nothing back is not asked on: its lines wait until it has taken the last byte.
+// A peer that takes nothing back is not asked on: its lines wait until it has taken the last byte, for whoever waits.
 func TestAskFlushes(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		go io.WriteString(peer, "1\n2\n")
-		for _, want := range []string{"1", "2"} {
-			start := time.Now()
-			go func() {
-				time.Sleep(3 * time.Second)
-				mustRead(t, peer, "an answe")
-				time.Sleep(2 * time.Second)
-				mustRead(t, peer, "r")
-			}()
-			c.Tell("an ")
-			c.Tell("answer")
-			go c.Flush()
-			synctest.Wait() // until Flush waits as well
-			mustAsk(t, c, want, nil)
-			mustTake(t, start, 5*time.Second)
-		}
-	})
+	const answer = `
+		tell an, tell answer, flush, ask, wait 3s, hear 7 | ananswe
+		wait 2s, hear 1 | `
+	talk(t, "type 1 2"+answer+"1 | r"+answer+"2 | r")
 }
 
 // After End there is nothing to ask any more, whatever the peer has sent, and neither for who waits already.
 func TestAskAfterEnd(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		waits, _ := pipe(t, c.writers, "")
-		go func() {
-			synctest.Wait() // until Ask waits
-			waits.End("")
-		}()
-		mustAsk(t, waits, "", errEnded)
-		go io.WriteString(peer, "1\n2\n")
-		mustAsk(t, c, "1", nil)
-		c.End("")
-		for _, c := range []*Conn{c, c, waits, waits} {
-			mustAsk(t, c, "", errEnded)
-		}
-	})
+	const ended = " | (the conversation has ended)"
+	talk(t, `
+		ask
+		end`+ended+`
+		2 ask`+ended)
+	talk(t, `
+		type 1 2, ask | 1
+		end, 2 ask`+ended)
 }
 
 // A connection from which one cannot read, or to which one cannot write, has failed, and every Ask says why; what came
-// before does not count.
+// before does not count. Close waits for no End then.
 func TestFailure(t *testing.T) {
-	for _, use := range []func(c *Conn){func(c *Conn) { c.Ask() }, func(c *Conn) { c.Tell("hello"); c.Flush() }} {
-		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-			c.net = &odd{Conn: c.net, err: syscall.EHOSTUNREACH}
-			use(c)
-			mustErr(t, c, syscall.EHOSTUNREACH)
-			mustAsk(t, c, "", syscall.EHOSTUNREACH)
-			c.Close() // waits for no End
-			hears(t, peer, end)
-		})
+	const why = " | no route to host"
+	const asked = " | (no route to host)"
+	for _, use := range []string{"ask" + asked, "tell hello, flush"} {
+		talk(t, "cut-cable, "+use+`
+			err, ask, close, hear`+why+asked+" | closed | "+end)
 	}
 }

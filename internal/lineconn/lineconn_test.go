@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"math"
 	"net"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,21 +25,169 @@ func crew(t *testing.T, n int) *Writers {
 	return w
 }
 
-// pipe is a connection over net.Pipe, at a prompt, and its peer: no buffers, and virtual time.
-func pipe(t *testing.T, w *Writers, prompt string) (*Conn, net.Conn) {
-	ours, peer := net.Pipe()
-	c := w.Conn(ours)
-	c.SetPrompt(prompt)
-	t.Cleanup(func() { c.CutOff(); peer.Close() })
-	return c, peer
+// odd is our end of a connection over net.Pipe: no buffers, and virtual time. Its own side can be ended, which its peer
+// does not notice.
+type odd struct {
+	net.Conn
+	ended    func()        // is told that the own side is
+	stop     time.Duration // how long the process is stopped, once, in a write
+	err      error         // of the network, in each read and write
+	writes   int
+	deadline time.Time // of the writes
 }
 
-// play runs test in virtual time, with a connection, of a crew of one, and its peer.
-func play(t *testing.T, test func(t *testing.T, c *Conn, peer net.Conn)) {
+func (o *odd) CloseWrite() error {
+	err := o.Conn.SetWriteDeadline(time.Time{}) // fails if it is closed
+	if err == nil {
+		o.ended()
+	}
+	return err
+}
+
+func (o *odd) SetWriteDeadline(t time.Time) error { o.deadline = t; return o.Conn.SetWriteDeadline(t) }
+
+func (o *odd) Read(p []byte) (int, error) {
+	if o.err != nil {
+		return 3, o.err
+	}
+	return o.Conn.Read(p)
+}
+
+func (o *odd) Write(p []byte) (int, error) {
+	if o.writes++; o.err != nil {
+		return 3, o.err
+	}
+	time.Sleep(o.stop)
+	o.stop = 0
+	return o.Conn.Write(p)
+}
+
+// line is a connection, our end of it and its peer's.
+type line struct {
+	*Conn
+	ours *odd
+	peer net.Conn
+}
+
+// pipe makes a line, whose connection is written to by w.
+func pipe(t *testing.T, w *Writers) *line {
+	ours, peer := net.Pipe()
+	o := &odd{Conn: ours}
+	c := w.Conn(o)
+	t.Cleanup(func() { c.CutOff(); peer.Close() })
+	return &line{c, o, peer}
+}
+
+// play plays a script in virtual time: a line is steps and, behind bars, what comes of them, as it is noted. A number in
+// front of a step says how often it is done; what the line ends with comes of each.
+func play(t *testing.T, script string, notes *log.Logger, steps map[string]func(what string)) {
+	t.Helper()
+	for line := range strings.Lines(script) {
+		var noted strings.Builder
+		notes.SetOutput(&noted)
+		line = strings.TrimSpace(line)
+		bar := strings.Index(line+" | ", " | ")
+		want := line[bar:]
+		for step := range strings.SplitSeq(line[:bar], ", ") {
+			verb, what, _ := strings.Cut(step, " ")
+			times, err := strconv.Atoi(verb)
+			if err != nil {
+				times = 1
+			} else {
+				verb, what, _ = strings.Cut(what, " ")
+			}
+			for range times {
+				if pause, err := time.ParseDuration(what); verb == "wait" && err == nil {
+					time.Sleep(pause)
+				} else if do := steps[verb]; do != nil {
+					do(what)
+				} else if step != "" {
+					t.Fatalf("no such step: %.100q", step)
+				}
+				synctest.Wait()
+			}
+			want += strings.Repeat(want[max(0, strings.LastIndex(want, " | ")):], times-1)
+		}
+		if got := strings.ReplaceAll(noted.String(), "\n", ""); got != want {
+			t.Fatalf("%.300s, but %d bytes are noted:%.300s", line, len(got), got)
+		}
+	}
+}
+
+// talk plays a script with connections of a crew of one, and a group whose broadcasts are due every 10 s. A step is taken
+// at the one that was named last, which is made when it is; the first is A. It is noted what comes of each ask and
+// close, and what a peer hears.
+func talk(t *testing.T, script string) (lines map[string]*line) {
+	t.Helper()
+	lines = map[string]*line{}
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, crew(t, 1), "")
-		test(t, c, peer)
+		start := time.Now()
+		notes := log.New(nil, " | ", 0)
+		w := crew(t, 1)
+		g := NewGroup(10 * time.Second)
+		shown := map[string]*Notice{}
+		known := func(text string) *Notice { // is the same one each time; a slash is between two parts
+			if shown[text] == nil {
+				shown[text] = notice(strings.Split(text, "/")...)
+			}
+			return shown[text]
+		}
+		var c *line
+		ask := func(c *line, what string) {
+			n := 1 // so many lines, noted as one
+			fmt.Sscan(what, &n)
+			all := ""
+			for range n {
+				typed, err := c.Ask()
+				if all += typed; err != nil {
+					all += fmt.Sprintf("(%v)", err)
+				}
+			}
+			notes.Print(all)
+		}
+		play(t, "at A\n"+script, notes, map[string]func(string){
+			"at": func(name string) {
+				if lines[name] == nil {
+					lines[name] = pipe(t, w)
+					lines[name].ours.ended = func() { notes.Print("own side ended") }
+				}
+				c = lines[name]
+			},
+			// Our end:
+			"prompt":    func(prompt string) { c.SetPrompt(prompt) },
+			"tell":      func(text string) { c.Tell("%s", text) },
+			"show":      func(text string) { c.Show(known(text)) },
+			"status":    func(text string) { c.Show(status(text)) },
+			"flush":     func(string) { go c.Flush() },
+			"ask":       func(n string) { go ask(c, n) },
+			"err":       func(string) { notes.Print(c.Err()) },
+			"end":       func(words string) { c.End(words) },
+			"close":     func(string) { go func(c *line) { c.Close(); notes.Print("closed") }(c) },
+			"cut":       func(string) { c.CutOff() },
+			"join":      func(string) { g.Add(c.Conn) },
+			"leave":     func(string) { notes.Print("was a member: ", g.Leave(c.Conn)) },
+			"all":       func(text string) { g.Announce(known(text), nil) },
+			"others":    func(text string) { g.Announce(known(text), c.Conn) },
+			"ring":      func(string) { <-g.Due.C; notes.Print(time.Since(start)); g.Broadcast(status("[", "x", "]")) },
+			"end-group": func(words string) { g.End(words) },
+			// The peer:
+			"type": func(lines string) { go io.WriteString(c.peer, strings.ReplaceAll(lines, " ", "\n")+"\n") },
+			"pour": func(text string) { // and note that all is taken
+				go func(c *line) {
+					if _, err := io.WriteString(c.peer, text); err == nil {
+						notes.Print("poured")
+					}
+				}(c)
+			},
+			"hear":    func(n string) { note(notes, c.peer, n) },
+			"hang-up": func(string) { c.peer.Close() },
+			// Trouble:
+			"stopped":   func(pause string) { c.ours.stop, _ = time.ParseDuration(pause) },
+			"cut-cable": func(string) { c.ours.err = syscall.EHOSTUNREACH },
+			"no-places": func(string) { c.writers = &Writers{} },
+		})
 	})
+	return lines
 }
 
 // tcp is both ends of a connection that Listen made over 127.0.0.1. The peer's deadline only makes a broken test end.
@@ -56,46 +209,28 @@ func tcp(t *testing.T) (ours, peer *net.TCPConn) {
 	return ours, peer
 }
 
-// mustRead reads len(want) bytes from peer, which must be want.
-func mustRead(t *testing.T, peer io.Reader, want string) {
-	t.Helper()
-	got := make([]byte, len(want))
-	n, err := io.ReadFull(peer, got)
-	if err != nil || string(got) != want {
-		t.Fatalf("the peer got %d bytes, %.100q, %v; want %d, %.100q", n, got[:n], err, len(want), want)
-	}
-}
-
 // end stands behind what a peer hears for the end.
-const end = " (the end)"
+const end = "(the end)"
 
-// hears checks that peer gets want now, and no more.
-func hears(t *testing.T, peer net.Conn, want string) {
-	t.Helper()
+// hear returns what peer gets now, n bytes at most.
+func hear(peer net.Conn, n int) string {
 	peer.SetReadDeadline(time.Now().Add(time.Nanosecond)) // in virtual time: when nobody does anything any more
-	got, err := io.ReadAll(peer)
-	if err == nil {
+	defer peer.SetReadDeadline(time.Time{})
+	got, err := io.ReadAll(io.LimitReader(peer, int64(n)))
+	if len(got) < n && !errors.Is(err, os.ErrDeadlineExceeded) {
 		got = append(got, end...)
 	}
-	if string(got) != want {
-		t.Errorf("heard %d bytes, %.100q, %v; want %d, %.100q", len(got), got, err, len(want), want)
-	}
-	peer.SetReadDeadline(time.Time{})
+	return string(got)
 }
 
-// mustErr checks why c is of no use any more.
-func mustErr(t *testing.T, c *Conn, want error) {
-	t.Helper()
-	if err := c.Err(); !errors.Is(err, want) {
-		t.Fatalf("Err is %v, want %v", err, want)
-	}
-}
-
-// mustTake checks how much time has passed since start.
-func mustTake(t *testing.T, start time.Time, want time.Duration) {
-	t.Helper()
-	if took := time.Since(start); took != want {
-		t.Errorf("it took %v, want %v", took, want)
+// note notes what peer hears, if anything: limit bytes at most, none: all.
+func note(notes *log.Logger, peer net.Conn, limit string) {
+	n := math.MaxInt
+	fmt.Sscan(limit, &n)
+	heard := hear(peer, n)
+	synctest.Wait() // what comes of that is noted first
+	if heard != "" {
+		notes.Print(heard)
 	}
 }
 
@@ -115,34 +250,20 @@ func status(texts ...string) *Notice {
 }
 
 // Messages arrive whole and in order, whatever parts they have; one without a byte holds up nothing. Connections that
-// share a notice read it at their own pace, and nobody changes its bytes. What has been taken does not count any more.
+// share a notice read it at their own pace, and nobody changes its bytes. What has been taken does not count any more,
+// and a helper writes if the crew has no place for more.
 func TestTellOrder(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		other, otherPeer := pipe(t, c.writers, "?")
-		large := strings.Repeat("0123456789", 20000)
-		shared := notice("", "<", "", large, large, "")
-		c.Tell("one")
-		c.Show(notice("[", "", "1,2,3", "]"))
-		c.Show(NewNotice())
-		c.Tell("")
-		c.Show(shared)
-		c.Tell("end")
-		other.Show(shared)
-		mustRead(t, peer, "one[1,2,3]<0123")
-		hears(t, otherPeer, "<"+large+large+"?")
-		hears(t, peer, large[4:]+large+"end")
-		for range 3 {
-			c.Tell("%s", large)
-			hears(t, peer, large)
-		}
-		c.writers = &Writers{} // who have no place for more
-		c.Tell("one ")
-		c.Tell("two")
-		hears(t, peer, "one two")
-		if len(shared.parts) != 6 || string(bytes.Join(shared.parts, nil)) != "<"+large+large || cap(c.queue) > 4 {
-			t.Error("the notice was modified, or memory for a long queue is kept")
-		}
-	})
+	large := strings.Repeat("0123456789", 20000)
+	shared := "/</" + "/" + large + "/" + large + "/"
+	lines := talk(t, `
+		tell one, show [//1,2,3/], show, tell, show `+shared+`, tell end, hear 15 | one[1,2,3]<0123
+		at B, prompt ?, show `+shared+`, hear | <`+large+large+`?
+		at A, hear | `+large[4:]+large+`end
+		`+strings.Repeat("tell "+large+", hear | "+large+"\n", 3)+`
+		no-places, tell one, tell two, hear | onetwo`)
+	if cap(lines["A"].queue) > 4 {
+		t.Error("memory for a long queue is kept")
+	}
 }
 
 // To send does not wait for a peer that reads nothing, and 256 KiB may wait for it; with more it is cut off.
@@ -160,21 +281,22 @@ func TestMaxWaiting(t *testing.T) {
 		"a large text":   {func(c *Conn) { c.Tell("%0260000d", 0) }, 1, 1},
 		"a larger text":  {func(c *Conn) { c.Tell("%0262145d", 0) }, 0, 0},
 	} {
-		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
+		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
+			c := pipe(t, crew(t, 1))
 			n := -1
 			for ; c.Err() == nil; n++ {
-				tt.send(c)
+				tt.send(c.Conn)
 			}
 			if n < tt.least || n > tt.most {
 				t.Errorf("%d messages waited (%s), want %d to %d", n, name, tt.least, tt.most)
 			}
 			c.Tell("no harm")
 			c.Flush() // nothing to wait for
-			hears(t, peer, end)
 			c.CutOff()
-			mustErr(t, c, ErrNotReading) // the first reason stays
-			mustTake(t, start, 0)
+			if heard := hear(c.peer, 100); heard != end || c.Err() != ErrNotReading || !time.Now().Equal(start) {
+				t.Errorf("%s: heard %q after %v, %v; want the first reason", name, heard, time.Since(start), c.Err())
+			}
 		})
 	}
 }
@@ -182,81 +304,24 @@ func TestMaxWaiting(t *testing.T) {
 // A status that is begun is finished at the pace of the peer, however slow: a byte every 30 s is enough, and meanwhile
 // only the newest other waits. It has to be a byte every 30 s. Others get theirs at once, even from a crew of one.
 func TestPatience(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		text := strings.Repeat("0123456789", 300<<10)
-		c.Show(status(text))
-		synctest.Wait()
-		start := time.Now()
-		other, otherPeer := pipe(t, c.writers, "")
-		other.Tell("hello")
-		mustRead(t, otherPeer, "hello")
-		mustTake(t, start, 0)
-		for i := range 100 {
-			time.Sleep(30*time.Second - time.Millisecond)
-			mustRead(t, peer, text[i:i+1])
-			for range 100 {
-				c.Show(status(fmt.Sprintf("the newest is %d!", i)))
-			}
-		}
-		mustRead(t, peer, text[100:]+"the newest is 99")
-		mustBeCutOff(t, c)
-	})
-}
-
-// mustBeCutOff waits until c is cut off because its peer takes nothing any more.
-func mustBeCutOff(t *testing.T, c *Conn) {
-	t.Helper()
-	start := time.Now()
-	mustAsk(t, c, "", ErrNotReading)
-	if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
-		t.Errorf("it was cut off after %v, want 30 s", took)
-	}
-}
-
-// odd is a connection that is not as others are. Its own side can be ended, which its peer does not notice.
-type odd struct {
-	net.Conn
-	stop     time.Duration // how long the process is stopped, once, in a write
-	err      error         // of the network, in each read and write
-	ended    time.Time     // the own side
-	writes   int
-	deadline time.Time // of the writes
-}
-
-func (o *odd) CloseWrite() error { o.ended = time.Now(); return nil }
-
-func (o *odd) SetWriteDeadline(t time.Time) error { o.deadline = t; return o.Conn.SetWriteDeadline(t) }
-
-func (o *odd) Read(p []byte) (int, error) {
-	if o.err != nil {
-		return 3, o.err
-	}
-	return o.Conn.Read(p)
-}
-
-func (o *odd) Write(p []byte) (int, error) {
-	if o.writes++; o.err != nil {
-		return 3, o.err
-	}
-	time.Sleep(o.stop)
-	o.stop = 0
-	return o.Conn.Write(p)
+	const slow = ", wait 29999ms, hear 1 | "
+	older := "status " + strings.Repeat("x", 10000)
+	text := strings.Repeat("01", 1<<20)
+	talk(t, `
+		status `+text+`, at B, tell hello, hear | hello
+		at A
+		`+strings.Repeat(older+slow+"0\n"+older+", status newest!"+slow+"1\n", 50)+`
+		hear `+fmt.Sprint(len(text)-100+len("newest"))+` | `+text[100:]+`newest
+		ask, wait 29999ms
+		wait 1001ms | (the peer does not read)`)
 }
 
 // Time in which the process did not run is not the peer's fault. When all is written, no deadline, and so no timer, is left.
 func TestPatienceWhenStopped(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		o := &odd{Conn: c.net, stop: 40 * time.Second}
-		c.net = o
-		c.Tell("hello")
-		time.Sleep(48 * time.Second)
-		mustRead(t, peer, "hello")
-		c.Flush()
-		mustErr(t, c, nil)
-		if o.writes < 2 || !o.deadline.IsZero() {
-			t.Errorf("after %d writes, the deadline is %v", o.writes, o.deadline)
-		}
-	})
+	o := talk(t, "stopped 40s, tell hello, wait 48s, hear, err | hello | <nil>")["A"].ours
+	if o.writes < 2 || !o.deadline.IsZero() {
+		t.Errorf("after %d writes, the deadline is %v", o.writes, o.deadline)
+	}
 }
 
 // A status gives way to a newer one, unless it is begun, which none is that has not reached the crew. All other messages
@@ -271,7 +336,7 @@ func TestStatus(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &Writers{ready: make(chan []*Conn, 1)}
-			c, peer := pipe(t, w, "")
+			c := pipe(t, w)
 			for _, b := range sent + "|" {
 				switch {
 				case b == '|' && len(w.ready) > 0:
@@ -283,7 +348,9 @@ func TestStatus(t *testing.T) {
 					c.Show(notice(string(b)))
 				}
 			}
-			hears(t, peer, want)
+			if heard := hear(c.peer, 100); heard != want {
+				t.Errorf("of %s the peer heard %s, want %s", sent, heard, want)
+			}
 		})
 	}
 }
@@ -291,113 +358,60 @@ func TestStatus(t *testing.T) {
 // Close waits for End and until the peer has all; then it ends its own side, waits a second at most for the peer to end
 // its own, and closes. After End nothing is sent any more, and what was sent before it arrives.
 func TestClose(t *testing.T) {
-	for _, tt := range []struct {
-		peer func(peer net.Conn) // what the peer does after the last words
-		want time.Duration       // from the last words to the close
-	}{
-		{func(net.Conn) {}, time.Second},
-		{func(peer net.Conn) { time.Sleep(300 * time.Millisecond); peer.Close() }, 300 * time.Millisecond},
-		{func(peer net.Conn) { peer.Write(make([]byte, 100)); peer.Close() }, 40 * time.Millisecond}, // it takes two reads
-		{func(peer net.Conn) {
-			if n, _ := peer.Write(make([]byte, 1<<20)); n < 128<<10 || n > 256<<10 { // more than a kernel may hold
-				t.Errorf("%d bytes were read, want 128 to 256 KiB", n)
-			}
-		}, time.Second},
+	x := func(kib int) string { return strings.Repeat("x", kib<<10) }
+	for _, peer := range []string{
+		"wait 999999999ns\n wait 1ns | closed",
+		"wait 300ms, hang-up | closed",
+		"type " + x(1)[:100] + ", wait 20ms, hang-up, wait 19999999ns\n wait 1ns | closed", // it takes two reads
+		"pour " + x(128) + ", wait 999999999ns | poured\n wait 21ms | closed",              // more than a kernel may hold
+		"pour " + x(256) + ", wait 1020ms | closed",                                        // it may be in a pause when the second is over
 	} {
-		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-			o := &odd{Conn: c.net}
-			c.net = o
-			closed := make(chan time.Time, 1)
-			go func() { c.Close(); closed <- time.Now() }()
-			time.Sleep(time.Second)
-			c.SetPrompt("?")
-			c.Tell("before")
-			c.End("last words")
-			c.End("more words")
-			c.Tell("after")
-			c.Show(status("after"))
-			mustErr(t, c, errEnded)
-			mustRead(t, peer, "before?last w")
-			time.Sleep(time.Second)
-			mustRead(t, peer, "ords")
-			last := time.Now()
-			tt.peer(peer)
-			got := (<-closed).Sub(last) // it may be in a pause when the second is over
-			if got < tt.want || got > tt.want+20*time.Millisecond || !o.ended.Equal(last) {
-				t.Errorf("closed after %v, the own side after %v; want %v and 0", got, o.ended.Sub(last), tt.want)
-			}
-			mustErr(t, c, net.ErrClosed)
-			if more, _ := io.ReadAll(peer); len(more) > 0 {
-				t.Errorf("after End the peer got %q", more)
-			}
-		})
+		talk(t, `
+			close, wait 1s, prompt ?, tell before, end last words, end more words, tell after, status after
+			err, hear 13 | the conversation has ended | before?last w
+			wait 1s, hear 4 | own side ended | ords
+			`+peer+`
+			err, hear | use of closed network connection | (the end)`)
 	}
 }
 
 // CutOff ends everything at once, whoever waits for whatever: it leaves no goroutine behind.
 func TestCutOff(t *testing.T) {
-	for _, wait := range []func(c *Conn){
-		func(*Conn) {},
-		func(c *Conn) { c.Ask() },
-		func(c *Conn) { c.Tell("hello"); c.Ask() },
-		func(c *Conn) { c.Tell("hello"); c.Tell("hello"); c.Flush() },
-		func(c *Conn) { c.Close() },
-		func(c *Conn) { c.Tell("hello"); c.Close() },
-		func(c *Conn) { c.End("bye"); c.Close() },
+	const ended = " | use of closed network connection"
+	const asked = " | (use of closed network connection)"
+	for wait, comes := range map[string]string{
+		"tell hello":                    "",
+		"ask":                           asked,
+		"tell hello, ask":               asked,
+		"tell hello, tell hello, flush": "",
+		"close":                         " | closed",
+		"tell hello, close":             " | closed",
+		"end bye, close":                " | closed",
 	} {
-		play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-			var waiting sync.WaitGroup
-			waiting.Go(func() { wait(c) })
-			synctest.Wait()
-			start := time.Now()
-			c.CutOff()
-			c.CutOff() // no harm
-			waiting.Wait()
-			mustErr(t, c, net.ErrClosed)
-			c.Tell("too late")
-			c.Close()
-			hears(t, peer, end)
-			mustTake(t, start, 0)
-		})
+		talk(t, wait+`
+			cut`+comes+`
+			cut, err, tell too late, close, hear`+ended+` | closed | (the end)`)
 	}
+	talk(t, `
+		end bye, close, hear | own side ended | bye
+		cut | closed`)
 }
 
 // Everybody hears an announcement, followed by the prompt of each, but the one left out and those that have left. End is
 // the end for all members.
 func TestAnnounce(t *testing.T) {
-	play(t, func(t *testing.T, gone *Conn, atGone net.Conn) {
-		g := NewGroup(time.Hour)
-		a, atA := pipe(t, gone.writers, "A?")
-		b, atB := pipe(t, gone.writers, "B?")
-		all := func(toA, toB, toGone string) {
-			t.Helper()
-			hears(t, atA, toA)
-			hears(t, atB, toB)
-			hears(t, atGone, toGone)
-		}
-		g.Add(a)
-		g.Add(gone)
-		g.Add(b)
-		if !g.Leave(gone) || g.Leave(gone) {
-			t.Error("a member can leave once")
-		}
-		g.Announce(notice("hear ", "this "), b)
-		all("hear this A?", "", "")
-		a.SetPrompt("")
-		again := notice("again ")
-		g.Announce(again, nil)
-		all("again ", "again B?", "")
-		gone.SetPrompt("A?")
-		gone.Show(again)
-		b.Tell("%d%% of %s ", 5, "it")
-		all("", "5% of it B?", "again A?")
-		g.End("bye")
-		all("bye", "bye", "")
-		mustAsk(t, a, "", errEnded)
-		if g.Leave(a) || g.Leave(b) {
-			t.Error("still members")
-		}
-	})
+	talk(t, `
+		at A, prompt A?, join, at C, join, at B, prompt B?, join
+		at C, leave, leave | was a member: true | was a member: false
+		at B, others hear/ this/, hear, at C, hear, at A, hear | hear thisA?
+		prompt, all again, hear | again
+		at B, hear | againB?
+		at C, hear, prompt A?, show again, hear | againA?
+		tell 5% of it, hear | 5% of itA?
+		end-group bye, hear
+		at A, hear, ask | bye | (the conversation has ended)
+		leave | was a member: false
+		at B, hear, leave | bye | was a member: false`)
 }
 
 // All are told before the first is written to. (The test itself is the crew.)
@@ -415,28 +429,13 @@ func TestAnnounceQueuesFirst(t *testing.T) {
 
 // Each member's broadcasts are due by its own clock, and Due rings for the next one.
 func TestBroadcastIsDue(t *testing.T) {
-	play(t, func(t *testing.T, c *Conn, peer net.Conn) {
-		g := NewGroup(10 * time.Second)
-		start := time.Now()
-		time.Sleep(25 * time.Second) // alone
-		b, atB := pipe(t, c.writers, "B?")
-		g.Add(c)
-		time.Sleep(3 * time.Second)
-		g.Add(b)
-		for _, ring := range []struct {
-			after    time.Duration
-			toA, toB string
-		}{{35, "[x]", ""}, {38, "", "[x]B?"}, {45, "[x]", ""}, {48, "", ""}, {55, "[x]", ""}} {
-			<-g.Due.C
-			mustTake(t, start, ring.after*time.Second)
-			g.Broadcast(status("[", "x", "]"))
-			hears(t, peer, ring.toA)
-			hears(t, atB, ring.toB)
-			if ring.after == 45 {
-				g.Leave(b) // so that it rings for nobody
-			}
-		}
-	})
+	talk(t, `
+		wait 25s, join, wait 3s, at B, prompt B?, join
+		ring, hear, at A, hear | 35s | [x]
+		ring, hear, at B, hear | 38s | [x]B?
+		ring, hear, leave, at A, hear | 45s | was a member: true | [x]
+		ring, hear, at B, hear | 48s
+		ring, hear, at A, hear | 55s | [x]`)
 }
 
 // A notice is made up once for a prompt. Small parts are joined with it, so that they are written at once; of large ones
@@ -522,9 +521,8 @@ func TestSocketNotReading(t *testing.T) {
 	for c.Err() == nil {
 		c.Tell("%01000d", 0)
 	}
-	mustErr(t, c, ErrNotReading)
-	if n, err := io.Copy(io.Discard, peer); n >= 8<<20 || err == nil {
-		t.Errorf("the peer that was cut off got %d bytes and %v, want a reset", n, err)
+	if n, err := io.Copy(io.Discard, peer); n >= 8<<20 || err == nil || c.Err() != ErrNotReading {
+		t.Errorf("the peer that was cut off got %d bytes and %v, want a reset; %v", n, err, c.Err())
 	}
 }
 
@@ -532,8 +530,10 @@ func TestSocketNotReading(t *testing.T) {
 // and none is missing. If a connection ends or is cut off meanwhile, none is missing before the last.
 func TestSocketManySenders(t *testing.T) {
 	const conns, senders, messages = 18, 6, 100
+	text := func(sender byte, n int) string {
+		return fmt.Sprintln(string('0'+sender), n, strings.Repeat("x", n*7%30+n%10/9*20000)) // a few are large
+	}
 	w := crew(t, 2)
-	var texts [senders]string
 	var all []*Conn
 	var sending, peers sync.WaitGroup
 	for i := range conns {
@@ -547,29 +547,24 @@ func TestSocketManySenders(t *testing.T) {
 		peers.Go(func() {
 			got, err := io.ReadAll(peer)
 			peer.Close()
-			sending.Wait()
-			var came [senders]string
-			for line := range bytes.Lines(got) {
-				if sender := line[0] - '0'; line[len(line)-1] == '\n' {
-					came[sender] += string(line)
-				} else if i%3 < 2 {
-					t.Errorf("connection %d: the last message is %.100q", i, line)
+			came, next := 0, map[byte]int{} // by sender
+			for line := range strings.Lines(string(got)) {
+				sender := line[0] - '0'
+				if want := text(sender, next[sender]); line != want && (i%3 < 2 || !strings.HasPrefix(want, line)) {
+					t.Errorf("connection %d got %.100q, want %.100q", i, line, want)
 				}
+				came++
+				next[sender]++
 			}
-			for sender, text := range texts {
-				got := came[sender]
-				if !strings.HasPrefix(text, got) || i%3 == 0 && got != text || i%3 < 2 && err != nil {
-					t.Errorf("connection %d: %d bytes of %d of sender %d, %v", i, len(got), len(text), sender, err)
-				}
+			if i%3 < 2 && err != nil || i%3 == 0 && came != senders*messages {
+				t.Errorf("connection %d got %d messages, %v", i, came, err)
 			}
 		})
 	}
-	for sender := range senders {
+	for sender := range byte(senders) {
 		sending.Go(func() {
 			for n := range messages {
-				text := fmt.Sprintln(sender, n, strings.Repeat("x", n*7%30+n%10/9*20000)) // a few are large
-				texts[sender] += text
-				shared := notice(text)
+				shared := notice(text(sender, n))
 				for i, c := range all {
 					if c.Show(shared); sender == 0 && n == 5*i && i%3 == 1 {
 						c.End("")

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -61,9 +60,8 @@ type arrival struct {
 
 func (a arrival) RemoteAddr() net.Addr { return a.from }
 
-// serve plays a script with a server: a line is steps and, behind bars, what comes of them: what the console says, and how
-// everybody is met who came, or had waited: by its network address, full or too many. Who is met stays until the client
-// leaves. At the end Serve ends at once, Wait when the last has left, and nothing is left of them.
+// serve plays a script with a server. It is noted what the console says, and how everybody is met who came, or had waited:
+// by its network address, full or too many. Who is met stays until the client leaves. At the end Serve ends at once, Wait when the last has left, and nothing is left of them.
 func serve(t *testing.T, places, perAddress int, script string) *desk {
 	t.Helper()
 	var d *desk
@@ -89,70 +87,50 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 		go func() { s.Serve(ctx, d); close(ended) }()
 		synctest.Wait() // it accepts
 		var clients []net.Conn
-		for line := range strings.Lines(script + "\nend") {
-			var said strings.Builder
-			s.Log.SetOutput(&said)
-			line = strings.TrimSpace(line)
-			bar := strings.Index(line+" | ", " | ")
-			want := line[bar:]
-			for step := range strings.SplitSeq(line[:bar], ", ") {
-				var verb, what string
-				n := 1
-				fmt.Sscan(step, &verb, &what, &n)
-				switch verb {
-				case "come", "visit": // to stay, or to leave at once; from where, how many
-					var addr net.Addr
-					if ip, err := netip.ParseAddr(what); err == nil {
-						addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))
-					}
-					for range n {
-						conn, client := net.Pipe()
-						d.conns <- arrival{conn, addr}
-						synctest.Wait()
-						if verb == "visit" {
-							client.Close()
-						} else {
-							clients = append(clients, client)
-						}
-					}
-					want += strings.Repeat(want[max(0, strings.LastIndex(want, " | ")):], n-1) // each
-				case "leave": // how many of those who came first
-					fmt.Sscan(what, &n)
-					for _, client := range clients[:n] {
-						client.Close()
-						synctest.Wait()
-					}
-					clients = clients[n:]
-				case "open", "closed": // is the connection of who came last, or before
-					fmt.Sscan(what, &n)
-					hears(t, clients[len(clients)-n], map[string]string{"closed": end}[verb])
-				case "wait":
-					pause, _ := time.ParseDuration(what)
-					time.Sleep(pause)
-				case "trouble":
-					d.errno.Store(map[string]uintptr{"EMFILE": uintptr(syscall.EMFILE), "ENFILE": uintptr(syscall.ENFILE)}[what])
-					select {
-					case d.conns <- nil: // if it waits in Accept
-					default:
-					}
-				case "close":
-					d.close()
-				case "end":
-					start := time.Now()
-					cancel()
-					<-ended
-					mustTake(t, start, 0)
-				default:
-					if step != "" {
-						t.Fatalf("no such step: %q", step)
-					}
-				}
-				synctest.Wait()
+		come := func(from string) {
+			var addr net.Addr // of a pipe: none
+			if ip, err := netip.ParseAddr(from); err == nil {
+				addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))
 			}
-			if got := strings.ReplaceAll(said.String(), "\n", ""); got != want {
-				t.Fatalf("%s, but it is%s", line, got)
-			}
+			conn, client := net.Pipe()
+			d.conns <- arrival{conn, addr}
+			synctest.Wait()
+			clients = append(clients, client)
 		}
+		play(t, script+"\nend", s.Log, map[string]func(string){
+			"come": come, // to stay
+			"visit": func(from string) {
+				come(from)
+				last := len(clients) - 1
+				clients[last].Close()
+				clients = clients[:last]
+			},
+			"leave": func(string) { // who came first
+				clients[0].Close()
+				clients = clients[1:]
+			},
+			"hear": func(who string) { // who came last, or so many before
+				before := 0
+				fmt.Sscan(who, &before)
+				note(s.Log, clients[len(clients)-1-before], "")
+			},
+			"trouble": func(what string) {
+				d.errno.Store(map[string]uintptr{"EMFILE": uintptr(syscall.EMFILE), "ENFILE": uintptr(syscall.ENFILE)}[what])
+				select {
+				case d.conns <- nil: // if it waits in Accept
+				default:
+				}
+			},
+			"close": func(string) { d.close() },
+			"end": func(string) {
+				start := time.Now()
+				cancel()
+				<-ended
+				if took := time.Since(start); took > 0 {
+					t.Errorf("Serve ended after %v", took)
+				}
+			},
+		})
 		go func() { s.Wait(); waited <- staying.Load() }()
 		for _, client := range clients {
 			synctest.Wait()
@@ -210,38 +188,38 @@ func TestTroubleIsSaidOnce(t *testing.T) {
 // Neither the end of its context nor somebody else who closes the listener is trouble, and conversations go on. Some may
 // end while others begin.
 func TestServeEnds(t *testing.T) {
-	serve(t, 0, 0, "visit 10.0.0.7 9 | 10.0.0.7")
-	serve(t, 0, 1, "come 10.0.0.7, close, open | 10.0.0.7")
-	serve(t, 0, 1, "come 10.0.0.7, end, open | 10.0.0.7")
+	serve(t, 0, 0, "9 visit 10.0.0.7 | 10.0.0.7")
+	serve(t, 0, 1, "come 10.0.0.7, close, hear | 10.0.0.7")
+	serve(t, 0, 1, "come 10.0.0.7, end, hear | 10.0.0.7")
 }
 
 // Max conversations are had at once, and MaxPerAddress with one network address, loopback and what is no IP address not
 // counted. Who has the most places is named, whoever is refused.
 func TestLimits(t *testing.T) {
 	serve(t, 0, 2, `
-		come 10.0.0.7 2 | 10.0.0.7
+		2 come 10.0.0.7 | 10.0.0.7
 		come ::ffff:10.0.0.7 | too many terminals from 10.0.0.7: 2; further ones are refused | too many
 		come ::ffff:10.0.0.8 | 10.0.0.8
 		come 10.0.0.8 | 10.0.0.8
 		wait 1s, come 10.0.0.8 | too many terminals from 10.0.0.8: 2; further ones are refused | too many
-		come 2001:db8:1:2::1 2, wait 1s | 2001:db8:1:2::/64
+		2 come 2001:db8:1:2::1, wait 1s | 2001:db8:1:2::/64
 		come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
-		come 2001:db8:1:3::1 2 | 2001:db8:1:3::/64
-		come fe80::1%eth0 2 | fe80::/64
+		2 come 2001:db8:1:3::1 | 2001:db8:1:3::/64
+		2 come fe80::1%eth0 | fe80::/64
 		wait 1s, come fe80::2 | too many terminals from fe80::/64: 2; further ones are refused | too many
 		leave`+again+`
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7 | too many`)
 	serve(t, 5, 1, `
-		come 127.1.2.3 2 | loopback
+		2 come 127.1.2.3 | loopback
 		come ::1, come ::ffff:127.0.0.1, come pipe | loopback | loopback | loopback
 		come pipe | the server is full: 5 terminals, the most of them (5) from loopback | full
-		come pipe 9 | full`)
+		9 come pipe | full`)
 	serve(t, 13, 0, `
 		come 2001:db8::1 | 2001:db8::/64
-		come 10.0.0.8 5 | 10.0.0.8
-		come 10.0.0.7 3 | 10.0.0.7
-		come 127.0.0.1 4 | loopback
+		5 come 10.0.0.8 | 10.0.0.8
+		3 come 10.0.0.7 | 10.0.0.7
+		4 come 127.0.0.1 | loopback
 		visit 10.0.0.7 | the server is full: 13 terminals, the most of them (5) from 10.0.0.8 | full
 		leave`+room+`
 		leave, wait 1s, come 127.0.0.1 | loopback
@@ -253,14 +231,14 @@ func TestLimits(t *testing.T) {
 func TestSaidOnce(t *testing.T) {
 	script := func(refusal, reached, left string) string {
 		return `
-			come 10.0.0.7 29 | 10.0.0.7
+			29 come 10.0.0.7 | 10.0.0.7
 			wait 1h, visit 10.0.0.7` + reached + refusal + `
 			visit 10.0.0.7` + refusal + `
 			leave, wait 1h, come 10.0.0.7 | 10.0.0.7
 			visit 10.0.0.7` + refusal + `
 			leave
 			leave` + left + `
-			leave 27`
+			27 leave`
 	}
 	all := script(" | full", " | the server is full: 29 terminals, the most of them (29) from 10.0.0.7", room)
 	serve(t, 29, 0, all+all)
@@ -304,17 +282,17 @@ func TestMaxRefusals(t *testing.T) {
 	serve(t, 1, 0, `
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+full+` | full
-		come 10.0.0.7 999 | full
-		come 10.0.0.7, open
+		999 come 10.0.0.7 | full
+		come 10.0.0.7, hear
 		leave`+room+`
 		leave | full
 		come 10.0.0.7, come 10.0.0.7 | 10.0.0.7
-		end, closed, open 2`)
+		end, hear, hear 2 | (the end)`)
 	serve(t, 0, 1, `
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+many+` | too many
-		come 10.0.0.7 999 | too many
-		come 10.0.0.7, closed, come 10.0.0.8 | 10.0.0.8
+		999 come 10.0.0.7 | too many
+		come 10.0.0.7, hear, come 10.0.0.8 | (the end) | 10.0.0.8
 		leave, leave`+again+`
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7 | too many`)

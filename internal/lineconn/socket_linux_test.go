@@ -3,6 +3,7 @@ package lineconn
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"runtime/metrics"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -58,10 +60,9 @@ func TestListenOptions(t *testing.T) {
 func TestIdleIsSmall(t *testing.T) {
 	const conns = 200
 	w := crew(t, 1)
-	var ours, peers []net.Conn
-	for range conns {
-		o, p := tcp(t)
-		ours, peers = append(ours, o), append(peers, p)
+	var ours, peers [conns]net.Conn
+	for i := range conns {
+		ours[i], peers[i] = tcp(t)
 	}
 	memory := func() (stack, heap int) {
 		runtime.GC()
@@ -70,8 +71,8 @@ func TestIdleIsSmall(t *testing.T) {
 		metrics.Read(used)
 		return int(used[0].Value.Uint64()), int(used[1].Value.Uint64())
 	}
-	all := make([]*Conn, conns)
 	stackBefore, heapBefore := memory()
+	var all [conns]*Conn
 	for i, peer := range peers {
 		c := w.Conn(ours[i])
 		all[i] = c
@@ -81,22 +82,20 @@ func TestIdleIsSmall(t *testing.T) {
 				c.Tell("answer")
 			}
 		}()
-		mustRead(t, peer, "question")
-		peer.Write([]byte("line\n"))
-		mustRead(t, peer, "answer")
+		io.WriteString(peer, "line\n")
+		io.ReadFull(peer, make([]byte, len("questionanswer")))
 	}
 	stack, heap := memory()
 	if stack, heap = (stack-stackBefore)/conns, (heap-heapBefore)/conns; stack > 1000 || heap > 1000 {
 		t.Errorf("each has %d bytes on the stack and %d others, want 1000 at most", stack, heap)
 	}
-	all = all[:50]
 	g := NewGroup(time.Hour)
-	for _, c := range all {
+	for _, c := range all[:50] {
 		g.Add(c)
 	}
 	announce := func() {
 		g.Announce(notice("winning validator"), nil)
-		for _, c := range all {
+		for _, c := range all[:50] {
 			c.Flush()
 		}
 	}
@@ -116,35 +115,21 @@ func TestPatienceSeesQueue(t *testing.T) {
 		_, err = syscall.Write(pair[0], make([]byte, 4<<10))
 	}
 	queue, taker := os.NewFile(uintptr(pair[0]), "queue"), os.NewFile(uintptr(pair[1]), "taker")
-	play(t, func(t *testing.T, c *Conn, _ net.Conn) { // who takes nothing, but whose queue shrinks
+	synctest.Test(t, func(t *testing.T) { // with a peer that takes nothing, but whose queue shrinks
+		c := pipe(t, crew(t, 1))
 		c.raw, _ = queue.SyscallConn()
 		c.Tell("hello")
 		for range 3 {
-			time.Sleep(25 * time.Second)
-			mustRead(t, taker, string(make([]byte, 32<<10)))
+			time.Sleep(24999 * time.Millisecond)
+			io.ReadFull(taker, make([]byte, 32<<10))
 		}
 		c.Tell("hello") // is no progress
-		mustBeCutOff(t, c)
-	})
-}
-
-// newSpace makes a network namespace, or skips the test if it cannot. It returns a function that has others called there,
-// and the id of a thread that is there.
-func newSpace(t *testing.T) (do func(f func() error) error, id int) {
-	calls, results := make(chan func() error), make(chan error)
-	go func() {
-		runtime.LockOSThread() // to the end: the thread ends with the goroutine
-		id = syscall.Gettid()
-		results <- syscall.Unshare(syscall.CLONE_NEWNET)
-		for f := range calls {
-			results <- f()
+		start := time.Now()
+		mustAsk(t, c.Conn, "", ErrNotReading)
+		if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
+			t.Errorf("it was cut off after %v, want 30 s", took)
 		}
-	}()
-	t.Cleanup(func() { close(calls) })
-	if err := <-results; err != nil {
-		t.Skip("no network namespace: ", err)
-	}
-	return func(f func() error) error { calls <- f; return <-results }, id
+	})
 }
 
 // A peer that is gone without a word is noticed within a minute of the first thing sent to it, and within two minutes of
@@ -160,28 +145,37 @@ func TestVanish(t *testing.T) {
 	}{{cable, "", 2 * time.Minute}, {sleep, "", 2 * time.Minute}, {cable, "hello", time.Minute}, {sleep, "hello", time.Minute}} {
 		t.Run(fmt.Sprintf("%s, told %q", tt.vanish, tt.words), func(t *testing.T) {
 			t.Parallel()
-			here, _ := newSpace(t)
-			there, id := newSpace(t)
-			sh := func(space func(f func() error) error, commands string) {
-				if err := space(exec.Command("sh", "-ec", commands).Run); err != nil {
-					t.Skip("no network: ", err)
+			runtime.LockOSThread() // to the end: the thread, and the network it is in, end with the goroutine
+			unshare := func() {
+				if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
+					t.Skip("no network namespace: ", err)
 				}
 			}
-			sh(here, fmt.Sprint("ip link add veth0 type veth peer name veth1 netns ", id))
-			sh(here, "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up")
-			sh(there, "ip addr add 10.99.0.2/24 dev veth1; ip link set veth1 up")
-			var l *net.TCPListener
-			if err := here(func() (err error) { l, err = Listen("10.99.0.1:0"); return err }); err != nil {
+			sh := func(commands string) {
+				if out, err := exec.Command("sh", "-ec", commands).CombinedOutput(); err != nil {
+					t.Skip("no network: ", err, string(out))
+				}
+			}
+			unshare()
+			here, _ := os.Open("/proc/thread-self/ns/net")
+			defer here.Close()
+			l, err := Listen("0.0.0.0:0")
+			if err != nil {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			dialed := there(func() error { _, err := net.Dial("tcp", l.Addr().String()); return err })
+			unshare() // from here on the thread is where the peer is
+			sh(fmt.Sprintf(`here=/proc/%d/fd/%d
+				ip link add veth1 type veth peer name veth0 netns $here
+				nsenter --net=$here sh -ec "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up"
+				ip addr add 10.99.0.2/24 dev veth1; ip link set veth1 up`, os.Getpid(), here.Fd()))
+			_, dialErr := net.Dial("tcp", fmt.Sprint("10.99.0.1:", l.Addr().(*net.TCPAddr).Port))
 			ours, err := l.Accept()
-			if err := errors.Join(err, dialed); err != nil {
+			if err := errors.Join(err, dialErr); err != nil {
 				t.Fatal(err)
 			}
 			c := crew(t, 1).Conn(ours)
-			sh(there, tt.vanish)
+			sh(tt.vanish)
 			start := time.Now()
 			c.Tell("%s", tt.words)
 			c.Ask()

@@ -67,15 +67,16 @@ func FuzzAsk(f *testing.F) {
 			}
 		}
 		synctest.Test(t, func(t *testing.T) {
-			c := pipe(t, crew(t, 1))
+			l := pipe(t, crew(t, 1))
+			c := l.conn
 			go func() {
 				sizes = append(sizes, 64)
 				for i, rest := 0, input; rest != ""; i++ {
 					n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
-					io.WriteString(c.peer, rest[:n])
+					io.WriteString(l.peer, rest[:n])
 					rest = rest[n:]
 				}
-				c.peer.Close()
+				l.peer.Close()
 			}()
 			typed, err := c.Ask()
 			for ; err == nil || err == ErrTooLong; typed, err = c.Ask() {
@@ -87,7 +88,7 @@ func FuzzAsk(f *testing.F) {
 			if !slices.Equal(got, want) || err != io.EOF {
 				t.Errorf("of %.100q in pieces of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
 			}
-			mustAsk(t, c.Conn, "", io.EOF) // again
+			mustAsk(t, c, "", io.EOF) // again
 			if c.Err() != nil {
 				t.Error("the end of the input is a failure: ", c.Err())
 			}
@@ -100,18 +101,17 @@ func FuzzAsk(f *testing.F) {
 // telnet's own bytes are, but slowed down as well: 20 ms for 64 bytes.
 func TestAskPace(t *testing.T) {
 	x := strings.Repeat("x", 200*64)
-	ones := func(n int) string { return strings.Repeat("1", n) }
+	slow := func(times int) string { return strings.Repeat("ask, wait 19999999ns\n wait 1ns | 1\n", times) }
 	talk(t, `
 		type `+strings.Repeat("1 ", 360)+x+" "+strings.Repeat("\xff\xf1", 100*32)+`ok
-		ask 100 | `+ones(100)+`
-		ask 50, wait 999999999ns
-		wait 1ns | `+ones(50)+`
-		wait 1s, ask 50 | `+ones(50)+`
-		ask 10, wait 199999999ns
-		wait 1ns | `+ones(10)+`
-		wait 1h, ask 100 | `+ones(100)+`
-		ask 50, wait 999999999ns
-		wait 1ns | `+ones(50)+`
+		100 times ask | 1
+		`+slow(50)+`
+		wait 1s
+		50 times ask | 1
+		`+slow(10)+`
+		wait 1h
+		100 times ask | 1
+		`+slow(50)+`
 		wait 1h, ask | `+x[:1024]+`(the line is too long)
 		ask, wait 4059999999ns
 		wait 1ns | ok`) // (200 + 1 + 101 + 1 - 100) * 20 ms: with two newlines, and less the burst
@@ -131,10 +131,10 @@ func TestAskAfterEnd(t *testing.T) {
 	talk(t, `
 		ask
 		end`+ended+`
-		2 ask`+ended)
+		2 times ask`+ended)
 	talk(t, `
 		type 1 2, ask | 1
-		end, 2 ask`+ended)
+		end, ask, ask`+ended+ended)
 }
 
 // A connection from which one cannot read, or to which one cannot write, has failed, and every Ask says why; what came

@@ -25,78 +25,71 @@ func crew(t *testing.T, n int) *Writers {
 	return w
 }
 
-// odd is our end of a connection over net.Pipe: no buffers, and virtual time. Its own side can be ended, which its peer
-// does not notice.
-type odd struct {
+// line is our end of a connection over net.Pipe, with the troubles that a test wants it to have: no buffers, and virtual
+// time. Our side can be ended, which the peer does not notice.
+type line struct {
 	net.Conn
-	ended    func()        // is told that the own side is
+	conn     *Conn // that has this end
+	peer     net.Conn
+	ended    func()        // is told that our side is
 	stop     time.Duration // how long the process is stopped, once, in a write
 	err      error         // of the network, in each read and write
 	writes   int
 	deadline time.Time // of the writes
 }
 
-func (o *odd) CloseWrite() error {
-	err := o.Conn.SetWriteDeadline(time.Time{}) // fails if it is closed
+// pipe makes a line, to whose peer w writes.
+func pipe(t *testing.T, w *Writers) *line {
+	ours, peer := net.Pipe()
+	l := &line{Conn: ours, peer: peer}
+	l.conn = w.Conn(l)
+	t.Cleanup(func() { l.conn.CutOff(); peer.Close() })
+	return l
+}
+
+func (l *line) CloseWrite() error {
+	err := l.Conn.SetWriteDeadline(time.Time{}) // fails if it is closed
 	if err == nil {
-		o.ended()
+		l.ended()
 	}
 	return err
 }
 
-func (o *odd) SetWriteDeadline(t time.Time) error { o.deadline = t; return o.Conn.SetWriteDeadline(t) }
+func (l *line) SetWriteDeadline(t time.Time) error { l.deadline = t; return l.Conn.SetWriteDeadline(t) }
 
-func (o *odd) Read(p []byte) (int, error) {
-	if o.err != nil {
-		return 3, o.err
+func (l *line) Read(p []byte) (int, error) {
+	if l.err != nil {
+		return 3, l.err
 	}
-	return o.Conn.Read(p)
+	return l.Conn.Read(p)
 }
 
-func (o *odd) Write(p []byte) (int, error) {
-	if o.writes++; o.err != nil {
-		return 3, o.err
+func (l *line) Write(p []byte) (int, error) {
+	if l.writes++; l.err != nil {
+		return 3, l.err
 	}
-	time.Sleep(o.stop)
-	o.stop = 0
-	return o.Conn.Write(p)
+	time.Sleep(l.stop)
+	l.stop = 0
+	return l.Conn.Write(p)
 }
 
-// line is a connection, our end of it and its peer's.
-type line struct {
-	*Conn
-	ours *odd
-	peer net.Conn
-}
-
-// pipe makes a line, whose connection is written to by w.
-func pipe(t *testing.T, w *Writers) *line {
-	ours, peer := net.Pipe()
-	o := &odd{Conn: ours}
-	c := w.Conn(o)
-	t.Cleanup(func() { c.CutOff(); peer.Close() })
-	return &line{c, o, peer}
-}
-
-// play plays a script in virtual time: a line is steps and, behind bars, what comes of them, as it is noted. A number in
-// front of a step says how often it is done; what the line ends with comes of each.
+// play plays a script in virtual time: a line is steps and, behind bars, what comes of them, as it is noted. "9 times " in
+// front of it has it played so often.
 func play(t *testing.T, script string, notes *log.Logger, steps map[string]func(what string)) {
 	t.Helper()
 	for line := range strings.Lines(script) {
-		var noted strings.Builder
-		notes.SetOutput(&noted)
 		line = strings.TrimSpace(line)
+		times := 1
+		if n, rest, found := strings.Cut(line, " times "); found {
+			times, _ = strconv.Atoi(n)
+			line = rest
+		}
 		bar := strings.Index(line+" | ", " | ")
-		want := line[bar:]
-		for step := range strings.SplitSeq(line[:bar], ", ") {
-			verb, what, _ := strings.Cut(step, " ")
-			times, err := strconv.Atoi(verb)
-			if err != nil {
-				times = 1
-			} else {
-				verb, what, _ = strings.Cut(what, " ")
-			}
-			for range times {
+		for range times {
+			var noted strings.Builder
+			notes.SetOutput(&noted)
+			for step := range strings.SplitSeq(line[:bar], ", ") {
+				verb, what, _ := strings.Cut(step, " ")
 				if pause, err := time.ParseDuration(what); verb == "wait" && err == nil {
 					time.Sleep(pause)
 				} else if do := steps[verb]; do != nil {
@@ -106,10 +99,9 @@ func play(t *testing.T, script string, notes *log.Logger, steps map[string]func(
 				}
 				synctest.Wait()
 			}
-			want += strings.Repeat(want[max(0, strings.LastIndex(want, " | ")):], times-1)
-		}
-		if got := strings.ReplaceAll(noted.String(), "\n", ""); got != want {
-			t.Fatalf("%.300s, but %d bytes are noted:%.300s", line, len(got), got)
+			if got := strings.ReplaceAll(noted.String(), "\n", ""); got != line[bar:] {
+				t.Fatalf("%.300s, but %d bytes are noted:%.300s", line, len(got), got)
+			}
 		}
 	}
 }
@@ -126,65 +118,61 @@ func talk(t *testing.T, script string) (lines map[string]*line) {
 		w := crew(t, 1)
 		g := NewGroup(10 * time.Second)
 		shown := map[string]*Notice{}
-		known := func(text string) *Notice { // is the same one each time; a slash is between two parts
+		notice := func(text string) *Notice { // the same one each time; a slash is between two parts
 			if shown[text] == nil {
-				shown[text] = notice(strings.Split(text, "/")...)
+				shown[text] = NewNotice(bytes.Split([]byte(text), []byte("/"))...)
 			}
 			return shown[text]
 		}
-		var c *line
-		ask := func(c *line, what string) {
-			n := 1 // so many lines, noted as one
-			fmt.Sscan(what, &n)
-			all := ""
-			for range n {
-				typed, err := c.Ask()
-				if all += typed; err != nil {
-					all += fmt.Sprintf("(%v)", err)
-				}
-			}
-			notes.Print(all)
-		}
+		var l *line
 		play(t, "at A\n"+script, notes, map[string]func(string){
 			"at": func(name string) {
 				if lines[name] == nil {
 					lines[name] = pipe(t, w)
-					lines[name].ours.ended = func() { notes.Print("own side ended") }
+					lines[name].ended = func() { notes.Print("own side ended") }
 				}
-				c = lines[name]
+				l = lines[name]
 			},
 			// Our end:
-			"prompt":    func(prompt string) { c.SetPrompt(prompt) },
-			"tell":      func(text string) { c.Tell("%s", text) },
-			"show":      func(text string) { c.Show(known(text)) },
-			"status":    func(text string) { c.Show(status(text)) },
-			"flush":     func(string) { go c.Flush() },
-			"ask":       func(n string) { go ask(c, n) },
-			"err":       func(string) { notes.Print(c.Err()) },
-			"end":       func(words string) { c.End(words) },
-			"close":     func(string) { go func(c *line) { c.Close(); notes.Print("closed") }(c) },
-			"cut":       func(string) { c.CutOff() },
-			"join":      func(string) { g.Add(c.Conn) },
-			"leave":     func(string) { notes.Print("was a member: ", g.Leave(c.Conn)) },
-			"all":       func(text string) { g.Announce(known(text), nil) },
-			"others":    func(text string) { g.Announce(known(text), c.Conn) },
-			"ring":      func(string) { <-g.Due.C; notes.Print(time.Since(start)); g.Broadcast(status("[", "x", "]")) },
+			"prompt": func(prompt string) { l.conn.SetPrompt(prompt) },
+			"tell":   func(text string) { l.conn.Tell("%s", text) },
+			"show":   func(text string) { l.conn.Show(notice(text)) },
+			"status": func(text string) { l.conn.Show(status(text)) },
+			"flush":  func(string) { go l.conn.Flush() },
+			"ask": func(string) {
+				go func(c *Conn) {
+					typed, err := c.Ask()
+					if err != nil {
+						typed += fmt.Sprintf("(%v)", err)
+					}
+					notes.Print(typed)
+				}(l.conn)
+			},
+			"err":       func(string) { notes.Print(l.conn.Err()) },
+			"end":       func(words string) { l.conn.End(words) },
+			"close":     func(string) { go func(c *Conn) { c.Close(); notes.Print("closed") }(l.conn) },
+			"cut":       func(string) { l.conn.CutOff() },
+			"join":      func(string) { g.Add(l.conn) },
+			"leave":     func(string) { notes.Print("was a member: ", g.Leave(l.conn)) },
+			"all":       func(text string) { g.Announce(notice(text), nil) },
+			"others":    func(text string) { g.Announce(notice(text), l.conn) },
+			"ring":      func(string) { <-g.Due.C; notes.Print(time.Since(start)); g.Broadcast(status("[x]")) },
 			"end-group": func(words string) { g.End(words) },
 			// The peer:
-			"type": func(lines string) { go io.WriteString(c.peer, strings.ReplaceAll(lines, " ", "\n")+"\n") },
+			"type": func(lines string) { go io.WriteString(l.peer, strings.ReplaceAll(lines, " ", "\n")+"\n") },
 			"pour": func(text string) { // and note that all is taken
-				go func(c *line) {
-					if _, err := io.WriteString(c.peer, text); err == nil {
+				go func(peer net.Conn) {
+					if _, err := io.WriteString(peer, text); err == nil {
 						notes.Print("poured")
 					}
-				}(c)
+				}(l.peer)
 			},
-			"hear":    func(n string) { note(notes, c.peer, n) },
-			"hang-up": func(string) { c.peer.Close() },
+			"hear":    func(n string) { note(notes, l.peer, n) },
+			"hang-up": func(string) { l.peer.Close() },
 			// Trouble:
-			"stopped":   func(pause string) { c.ours.stop, _ = time.ParseDuration(pause) },
-			"cut-cable": func(string) { c.ours.err = syscall.EHOSTUNREACH },
-			"no-places": func(string) { c.writers = &Writers{} },
+			"stopped":   func(pause string) { l.stop, _ = time.ParseDuration(pause) },
+			"cut-cable": func(string) { l.err = syscall.EHOSTUNREACH },
+			"no-places": func(string) { l.conn.writers = &Writers{} },
 		})
 	})
 	return lines
@@ -234,17 +222,9 @@ func note(notes *log.Logger, peer net.Conn, limit string) {
 	}
 }
 
-// notice and status are texts as they are shown.
-func notice(texts ...string) *Notice {
-	var parts [][]byte
-	for _, text := range texts {
-		parts = append(parts, []byte(text))
-	}
-	return NewNotice(parts...)
-}
-
-func status(texts ...string) *Notice {
-	n := notice(texts...)
+// status is a status of a text.
+func status(text string) *Notice {
+	n := NewNotice([]byte(text))
 	n.replaceable = true
 	return n
 }
@@ -261,7 +241,7 @@ func TestTellOrder(t *testing.T) {
 		at A, hear | `+large[4:]+large+`end
 		`+strings.Repeat("tell "+large+", hear | "+large+"\n", 3)+`
 		no-places, tell one, tell two, hear | onetwo`)
-	if cap(lines["A"].queue) > 4 {
+	if cap(lines["A"].conn.queue) > 4 {
 		t.Error("memory for a long queue is kept")
 	}
 }
@@ -283,10 +263,11 @@ func TestMaxWaiting(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
-			c := pipe(t, crew(t, 1))
+			l := pipe(t, crew(t, 1))
+			c := l.conn
 			n := -1
 			for ; c.Err() == nil; n++ {
-				tt.send(c.Conn)
+				tt.send(c)
 			}
 			if n < tt.least || n > tt.most {
 				t.Errorf("%d messages waited (%s), want %d to %d", n, name, tt.least, tt.most)
@@ -294,7 +275,7 @@ func TestMaxWaiting(t *testing.T) {
 			c.Tell("no harm")
 			c.Flush() // nothing to wait for
 			c.CutOff()
-			if heard := hear(c.peer, 100); heard != end || c.Err() != ErrNotReading || !time.Now().Equal(start) {
+			if heard := hear(l.peer, 100); heard != end || c.Err() != ErrNotReading || !time.Now().Equal(start) {
 				t.Errorf("%s: heard %q after %v, %v; want the first reason", name, heard, time.Since(start), c.Err())
 			}
 		})
@@ -318,9 +299,9 @@ func TestPatience(t *testing.T) {
 
 // Time in which the process did not run is not the peer's fault. When all is written, no deadline, and so no timer, is left.
 func TestPatienceWhenStopped(t *testing.T) {
-	o := talk(t, "stopped 40s, tell hello, wait 48s, hear, err | hello | <nil>")["A"].ours
-	if o.writes < 2 || !o.deadline.IsZero() {
-		t.Errorf("after %d writes, the deadline is %v", o.writes, o.deadline)
+	l := talk(t, "stopped 40s, tell hello, wait 48s, hear, err | hello | <nil>")["A"]
+	if l.writes < 2 || !l.deadline.IsZero() {
+		t.Errorf("after %d writes, the deadline is %v", l.writes, l.deadline)
 	}
 }
 
@@ -336,19 +317,19 @@ func TestStatus(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &Writers{ready: make(chan []*Conn, 1)}
-			c := pipe(t, w)
+			l := pipe(t, w)
 			for _, b := range sent + "|" {
 				switch {
 				case b == '|' && len(w.ready) > 0:
 					go (<-w.ready)[0].writePatiently()
 					synctest.Wait()
 				case b < 'a':
-					c.Show(status(string(b)))
+					l.conn.Show(status(string(b)))
 				case b < '|':
-					c.Show(notice(string(b)))
+					l.conn.Show(NewNotice([]byte{byte(b)}))
 				}
 			}
-			if heard := hear(c.peer, 100); heard != want {
+			if heard := hear(l.peer, 100); heard != want {
 				t.Errorf("of %s the peer heard %s, want %s", sent, heard, want)
 			}
 		})
@@ -421,7 +402,7 @@ func TestAnnounceQueuesFirst(t *testing.T) {
 	for range 100 {
 		g.Add(w.Conn(nil))
 	}
-	g.Announce(notice("all"), nil)
+	g.Announce(NewNotice([]byte("all")), nil)
 	if first, second := <-w.ready, <-w.ready; len(first) != 64 || len(second) != 36 || len(w.ready) != 0 {
 		t.Errorf("the crew was handed %d and %d and more, want 64 and 36", len(first), len(second))
 	}
@@ -451,7 +432,7 @@ func TestNoticeIsShared(t *testing.T) {
 		{NewNotice([]byte("["), large, []byte("]")), 3},
 		{NewNotice(), 1},
 		{NewNotice(large[:8<<10], large[:8<<10]), 1},
-		{status("[", "]"), 1},
+		{status("[]"), 1},
 	} {
 		a, b := tt.n.before("A?"), tt.n.before("B?")
 		text := string(bytes.Join(a.parts, nil))
@@ -564,7 +545,7 @@ func TestSocketManySenders(t *testing.T) {
 	for sender := range byte(senders) {
 		sending.Go(func() {
 			for n := range messages {
-				shared := notice(text(sender, n))
+				shared := NewNotice([]byte(text(sender, n)))
 				for i, c := range all {
 					if c.Show(shared); sender == 0 && n == 5*i && i%3 == 1 {
 						c.End("")

@@ -60,8 +60,9 @@ type arrival struct {
 
 func (a arrival) RemoteAddr() net.Addr { return a.from }
 
-// serve plays a script with a server. It is noted what the console says, and how everybody is met who came, or had waited:
-// by its network address, full or too many. Who is met stays until the client leaves. At the end Serve ends at once, Wait when the last has left, and nothing is left of them.
+// serve plays a script with a server. It is noted what the console says, and how everybody is met who came, or had
+// waited: by its network address, full or too many. Who is met stays until the client leaves. At the end Serve ends at
+// once, Wait when the last has left, and nothing is left of them.
 func serve(t *testing.T, places, perAddress int, script string) *desk {
 	t.Helper()
 	var d *desk
@@ -188,7 +189,7 @@ func TestTroubleIsSaidOnce(t *testing.T) {
 // Neither the end of its context nor somebody else who closes the listener is trouble, and conversations go on. Some may
 // end while others begin.
 func TestServeEnds(t *testing.T) {
-	serve(t, 0, 0, "9 visit 10.0.0.7 | 10.0.0.7")
+	serve(t, 0, 0, "9 times visit 10.0.0.7 | 10.0.0.7")
 	serve(t, 0, 1, "come 10.0.0.7, close, hear | 10.0.0.7")
 	serve(t, 0, 1, "come 10.0.0.7, end, hear | 10.0.0.7")
 }
@@ -197,29 +198,29 @@ func TestServeEnds(t *testing.T) {
 // counted. Who has the most places is named, whoever is refused.
 func TestLimits(t *testing.T) {
 	serve(t, 0, 2, `
-		2 come 10.0.0.7 | 10.0.0.7
+		2 times come 10.0.0.7 | 10.0.0.7
 		come ::ffff:10.0.0.7 | too many terminals from 10.0.0.7: 2; further ones are refused | too many
 		come ::ffff:10.0.0.8 | 10.0.0.8
 		come 10.0.0.8 | 10.0.0.8
 		wait 1s, come 10.0.0.8 | too many terminals from 10.0.0.8: 2; further ones are refused | too many
-		2 come 2001:db8:1:2::1, wait 1s | 2001:db8:1:2::/64
+		2 times come 2001:db8:1:2::1, wait 1s | 2001:db8:1:2::/64
 		come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
-		2 come 2001:db8:1:3::1 | 2001:db8:1:3::/64
-		2 come fe80::1%eth0 | fe80::/64
+		2 times come 2001:db8:1:3::1 | 2001:db8:1:3::/64
+		2 times come fe80::1%eth0 | fe80::/64
 		wait 1s, come fe80::2 | too many terminals from fe80::/64: 2; further ones are refused | too many
 		leave`+again+`
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7 | too many`)
 	serve(t, 5, 1, `
-		2 come 127.1.2.3 | loopback
+		2 times come 127.1.2.3 | loopback
 		come ::1, come ::ffff:127.0.0.1, come pipe | loopback | loopback | loopback
 		come pipe | the server is full: 5 terminals, the most of them (5) from loopback | full
-		9 come pipe | full`)
+		9 times come pipe | full`)
 	serve(t, 13, 0, `
 		come 2001:db8::1 | 2001:db8::/64
-		5 come 10.0.0.8 | 10.0.0.8
-		3 come 10.0.0.7 | 10.0.0.7
-		4 come 127.0.0.1 | loopback
+		5 times come 10.0.0.8 | 10.0.0.8
+		3 times come 10.0.0.7 | 10.0.0.7
+		4 times come 127.0.0.1 | loopback
 		visit 10.0.0.7 | the server is full: 13 terminals, the most of them (5) from 10.0.0.8 | full
 		leave`+room+`
 		leave, wait 1s, come 127.0.0.1 | loopback
@@ -231,14 +232,14 @@ func TestLimits(t *testing.T) {
 func TestSaidOnce(t *testing.T) {
 	script := func(refusal, reached, left string) string {
 		return `
-			29 come 10.0.0.7 | 10.0.0.7
+			29 times come 10.0.0.7 | 10.0.0.7
 			wait 1h, visit 10.0.0.7` + reached + refusal + `
 			visit 10.0.0.7` + refusal + `
 			leave, wait 1h, come 10.0.0.7 | 10.0.0.7
 			visit 10.0.0.7` + refusal + `
 			leave
 			leave` + left + `
-			27 leave`
+			27 times leave`
 	}
 	all := script(" | full", " | the server is full: 29 terminals, the most of them (29) from 10.0.0.7", room)
 	serve(t, 29, 0, all+all)
@@ -282,7 +283,7 @@ func TestMaxRefusals(t *testing.T) {
 	serve(t, 1, 0, `
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+full+` | full
-		999 come 10.0.0.7 | full
+		999 times come 10.0.0.7 | full
 		come 10.0.0.7, hear
 		leave`+room+`
 		leave | full
@@ -291,7 +292,7 @@ func TestMaxRefusals(t *testing.T) {
 	serve(t, 0, 1, `
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+many+` | too many
-		999 come 10.0.0.7 | too many
+		999 times come 10.0.0.7 | too many
 		come 10.0.0.7, hear, come 10.0.0.8 | (the end) | 10.0.0.8
 		leave, leave`+again+`
 		come 10.0.0.7 | 10.0.0.7

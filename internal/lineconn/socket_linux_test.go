@@ -94,7 +94,7 @@ func TestIdleIsSmall(t *testing.T) {
 		g.Add(c)
 	}
 	announce := func() {
-		g.Announce(notice("winning validator"), nil)
+		g.Announce(NewNotice([]byte("winning validator")), nil)
 		for _, c := range all[:50] {
 			c.Flush()
 		}
@@ -116,7 +116,7 @@ func TestPatienceSeesQueue(t *testing.T) {
 	}
 	queue, taker := os.NewFile(uintptr(pair[0]), "queue"), os.NewFile(uintptr(pair[1]), "taker")
 	synctest.Test(t, func(t *testing.T) { // with a peer that takes nothing, but whose queue shrinks
-		c := pipe(t, crew(t, 1))
+		c := pipe(t, crew(t, 1)).conn
 		c.raw, _ = queue.SyscallConn()
 		c.Tell("hello")
 		for range 3 {
@@ -125,7 +125,7 @@ func TestPatienceSeesQueue(t *testing.T) {
 		}
 		c.Tell("hello") // is no progress
 		start := time.Now()
-		mustAsk(t, c.Conn, "", ErrNotReading)
+		mustAsk(t, c, "", ErrNotReading)
 		if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
 			t.Errorf("it was cut off after %v, want 30 s", took)
 		}

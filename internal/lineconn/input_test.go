@@ -131,9 +131,8 @@ func TestAskAfterEnd(t *testing.T) {
 	talk(t, `
 		ask
 		end`+ended+`
-		2 times ask`+ended)
-	talk(t, `
-		type 1 2, ask | 1
+		ask`+ended+`
+		at B, type 1 2, ask | 1
 		end, ask, ask`+ended+ended)
 }
 
@@ -144,6 +143,6 @@ func TestFailure(t *testing.T) {
 	const asked = " | (no route to host)"
 	for _, use := range []string{"ask" + asked, "tell hello, flush"} {
 		talk(t, "cut-cable, "+use+`
-			err, ask, close, hear`+why+asked+" | closed | "+end)
+			err, ask, close, hear`+why+asked+" | closed | (the end)")
 	}
 }

@@ -31,6 +31,7 @@ type line struct {
 	net.Conn
 	conn     *Conn // that has this end
 	peer     net.Conn
+	from     net.Addr
 	ended    func()        // is told that our side is
 	stop     time.Duration // how long the process is stopped, once, in a write
 	err      error         // of the network, in each read and write
@@ -46,6 +47,8 @@ func pipe(t *testing.T, w *Writers) *line {
 	t.Cleanup(func() { l.conn.CutOff(); peer.Close() })
 	return l
 }
+
+func (l *line) RemoteAddr() net.Addr { return l.from }
 
 func (l *line) CloseWrite() error {
 	err := l.Conn.SetWriteDeadline(time.Time{}) // fails if it is closed
@@ -156,7 +159,7 @@ func talk(t *testing.T, script string) (lines map[string]*line) {
 			"leave":     func(string) { notes.Print("was a member: ", g.Leave(l.conn)) },
 			"all":       func(text string) { g.Announce(notice(text), nil) },
 			"others":    func(text string) { g.Announce(notice(text), l.conn) },
-			"ring":      func(string) { <-g.Due.C; notes.Print(time.Since(start)); g.Broadcast(status("[x]")) },
+			"ring":      func(string) { <-g.Due.C; g.Broadcast(status("[x]")) },
 			"end-group": func(words string) { g.End(words) },
 			// The peer:
 			"type": func(lines string) { go io.WriteString(l.peer, strings.ReplaceAll(lines, " ", "\n")+"\n") },
@@ -167,12 +170,15 @@ func talk(t *testing.T, script string) (lines map[string]*line) {
 					}
 				}(l.peer)
 			},
-			"hear":    func(n string) { note(notes, l.peer, n) },
+			"hear":    func(n string) { hear(notes, l.peer, n) },
 			"hang-up": func(string) { l.peer.Close() },
-			// Trouble:
+			// What else there is:
+			"time":      func(string) { notes.Print(time.Since(start)) },
 			"stopped":   func(pause string) { l.stop, _ = time.ParseDuration(pause) },
 			"cut-cable": func(string) { l.err = syscall.EHOSTUNREACH },
 			"no-places": func(string) { l.conn.writers = &Writers{} },
+			"no-crew":   func(string) { l.conn.writers = &Writers{ready: make(chan []*Conn, 1)} },
+			"crew":      func(string) { writeAll(<-l.conn.writers.ready, newTryWrite()) },
 		})
 	})
 	return lines
@@ -197,28 +203,19 @@ func tcp(t *testing.T) (ours, peer *net.TCPConn) {
 	return ours, peer
 }
 
-// end stands behind what a peer hears for the end.
-const end = "(the end)"
-
-// hear returns what peer gets now, n bytes at most.
-func hear(peer net.Conn, n int) string {
-	peer.SetReadDeadline(time.Now().Add(time.Nanosecond)) // in virtual time: when nobody does anything any more
-	defer peer.SetReadDeadline(time.Time{})
-	got, err := io.ReadAll(io.LimitReader(peer, int64(n)))
-	if len(got) < n && !errors.Is(err, os.ErrDeadlineExceeded) {
-		got = append(got, end...)
-	}
-	return string(got)
-}
-
-// note notes what peer hears, if anything: limit bytes at most, none: all.
-func note(notes *log.Logger, peer net.Conn, limit string) {
-	n := math.MaxInt
+// hear notes what peer gets now, if anything: limit bytes at most, none: all.
+func hear(notes *log.Logger, peer net.Conn, limit string) {
+	n := int64(math.MaxInt64)
 	fmt.Sscan(limit, &n)
-	heard := hear(peer, n)
+	peer.SetReadDeadline(time.Now().Add(time.Nanosecond)) // in virtual time: when nobody does anything any more
+	got, err := io.ReadAll(io.LimitReader(peer, n))
+	peer.SetReadDeadline(time.Time{})
+	if int64(len(got)) < n && !errors.Is(err, os.ErrDeadlineExceeded) {
+		got = append(got, "(the end)"...)
+	}
 	synctest.Wait() // what comes of that is noted first
-	if heard != "" {
-		notes.Print(heard)
+	if len(got) > 0 {
+		notes.Printf("%s", got)
 	}
 }
 
@@ -248,37 +245,25 @@ func TestTellOrder(t *testing.T) {
 
 // To send does not wait for a peer that reads nothing, and 256 KiB may wait for it; with more it is cut off.
 func TestMaxWaiting(t *testing.T) {
-	huge := NewNotice(bytes.Repeat([]byte("x"), 1<<20))
-	for name, tt := range map[string]struct {
-		send        func(c *Conn)
+	x := func(n int) string { return strings.Repeat("x", n) }
+	for _, tt := range []struct {
+		send        string
 		least, most int // of them may wait
 	}{
-		"bytes":          {func(c *Conn) { c.Tell("%01000d", 0) }, 200, 262},
-		"notices":        {func(c *Conn) { c.Show(NewNotice(make([]byte, 1000))) }, 200, 262},
-		"prompts":        {func(c *Conn) { c.SetPrompt(strings.Repeat("?", 1000)); c.Show(huge) }, 200, 262},
-		"small messages": {func(c *Conn) { c.Tell("x") }, 1000, 3000}, // each takes some 100 bytes
-		"references":     {func(c *Conn) { c.Show(huge) }, 1000, 3000},
-		"a large text":   {func(c *Conn) { c.Tell("%0260000d", 0) }, 1, 1},
-		"a larger text":  {func(c *Conn) { c.Tell("%0262145d", 0) }, 0, 0},
+		{"tell " + x(1000), 200, 262},
+		{"show " + x(1000), 200, 262},
+		{"prompt " + x(1000) + ", show " + x(20000), 200, 262},
+		{"tell x", 1000, 3000}, // each takes some 100 bytes
+		{"show " + x(20000), 1000, 3000},
+		{"tell " + x(260000), 1, 1},
+		{"tell " + x(262145), 0, 0},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			start := time.Now()
-			l := pipe(t, crew(t, 1))
-			c := l.conn
-			n := -1
-			for ; c.Err() == nil; n++ {
-				tt.send(c)
-			}
-			if n < tt.least || n > tt.most {
-				t.Errorf("%d messages waited (%s), want %d to %d", n, name, tt.least, tt.most)
-			}
-			c.Tell("no harm")
-			c.Flush() // nothing to wait for
-			c.CutOff()
-			if heard := hear(l.peer, 100); heard != end || c.Err() != ErrNotReading || !time.Now().Equal(start) {
-				t.Errorf("%s: heard %q after %v, %v; want the first reason", name, heard, time.Since(start), c.Err())
-			}
-		})
+		talk(t, fmt.Sprintf(`
+			%d times %s
+			err | <nil>
+			%d times %[2]s
+			tell no harm, flush, cut, err, time, hear | the peer does not read | 0s | (the end)`,
+			tt.least, tt.send, tt.most+1-tt.least))
 	}
 }
 
@@ -306,33 +291,16 @@ func TestPatienceWhenStopped(t *testing.T) {
 }
 
 // A status gives way to a newer one, unless it is begun, which none is that has not reached the crew. All other messages
-// stay, in their order. (The test itself is the crew.)
+// stay, in their order.
 func TestStatus(t *testing.T) {
-	for sent, want := range map[string]string{ // digits are statuses; at a bar the crew begins
-		"12a3":       "a3",
-		"x|12":       "x2",
-		"1|23":       "13",
-		"1|a2b3cd4e": "1abcd4e",
-		"x|1a":       "x1a",
+	for _, script := range []string{
+		"status 1, status 2, show a, status 3, crew, hear | a3",
+		"show a, crew, status 1, status 2, hear | a2",
+		"status 1, crew, status 2, status 3, hear | 13",
+		"status 1, crew, show a, status 2, show b, status 3, show c, show d, status 4, show e, hear | 1abcd4e",
+		"show a, crew, status 1, show b, hear | a1b",
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			w := &Writers{ready: make(chan []*Conn, 1)}
-			l := pipe(t, w)
-			for _, b := range sent + "|" {
-				switch {
-				case b == '|' && len(w.ready) > 0:
-					go (<-w.ready)[0].writePatiently()
-					synctest.Wait()
-				case b < 'a':
-					l.conn.Show(status(string(b)))
-				case b < '|':
-					l.conn.Show(NewNotice([]byte{byte(b)}))
-				}
-			}
-			if heard := hear(l.peer, 100); heard != want {
-				t.Errorf("of %s the peer heard %s, want %s", sent, heard, want)
-			}
-		})
+		talk(t, "no-crew, "+script)
 	}
 }
 
@@ -412,11 +380,11 @@ func TestAnnounceQueuesFirst(t *testing.T) {
 func TestBroadcastIsDue(t *testing.T) {
 	talk(t, `
 		wait 25s, join, wait 3s, at B, prompt B?, join
-		ring, hear, at A, hear | 35s | [x]
-		ring, hear, at B, hear | 38s | [x]B?
-		ring, hear, leave, at A, hear | 45s | was a member: true | [x]
-		ring, hear, at B, hear | 48s
-		ring, hear, at A, hear | 55s | [x]`)
+		ring, time, hear, at A, hear | 35s | [x]
+		ring, time, hear, at B, hear | 38s | [x]B?
+		ring, time, hear, leave, at A, hear | 45s | was a member: true | [x]
+		ring, time, hear, at B, hear | 48s
+		ring, time, hear, at A, hear | 55s | [x]`)
 }
 
 // A notice is made up once for a prompt. Small parts are joined with it, so that they are written at once; of large ones

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -52,14 +53,6 @@ func (d *desk) SetDeadline(t time.Time) error { d.deadline = t; return nil }
 func (d *desk) Close() error                  { d.close(); return nil }
 func (d *desk) Addr() net.Addr                { return nil }
 
-// arrival is the server's end of a connection.
-type arrival struct {
-	net.Conn
-	from net.Addr
-}
-
-func (a arrival) RemoteAddr() net.Addr { return a.from }
-
 // serve plays a script with a server. It is noted what the console says, and how everybody is met who came, or had
 // waited: by its network address, full or too many. Who is met stays until the client leaves. At the end Serve ends at
 // once, Wait when the last has left, and nothing is left of them.
@@ -94,17 +87,23 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 				addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))
 			}
 			conn, client := net.Pipe()
-			d.conns <- arrival{conn, addr}
+			d.conns <- &line{Conn: conn, from: addr}
 			synctest.Wait()
 			clients = append(clients, client)
 		}
+		visit := func(from string) {
+			come(from)
+			last := len(clients) - 1
+			clients[last].Close()
+			clients = clients[:last]
+		}
 		play(t, script+"\nend", s.Log, map[string]func(string){
-			"come": come, // to stay
-			"visit": func(from string) {
-				come(from)
-				last := len(clients) - 1
-				clients[last].Close()
-				clients = clients[:last]
+			"come":  come, // to stay
+			"visit": visit,
+			"nine-visit": func(from string) {
+				for range 9 {
+					visit(from)
+				}
 			},
 			"leave": func(string) { // who came first
 				clients[0].Close()
@@ -113,7 +112,7 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 			"hear": func(who string) { // who came last, or so many before
 				before := 0
 				fmt.Sscan(who, &before)
-				note(s.Log, clients[len(clients)-1-before], "")
+				hear(s.Log, clients[len(clients)-1-before], "")
 			},
 			"trouble": func(what string) {
 				d.errno.Store(map[string]uintptr{"EMFILE": uintptr(syscall.EMFILE), "ENFILE": uintptr(syscall.ENFILE)}[what])
@@ -189,7 +188,7 @@ func TestTroubleIsSaidOnce(t *testing.T) {
 // Neither the end of its context nor somebody else who closes the listener is trouble, and conversations go on. Some may
 // end while others begin.
 func TestServeEnds(t *testing.T) {
-	serve(t, 0, 0, "9 times visit 10.0.0.7 | 10.0.0.7")
+	serve(t, 0, 0, "nine-visit 10.0.0.7"+strings.Repeat(" | 10.0.0.7", 9))
 	serve(t, 0, 1, "come 10.0.0.7, close, hear | 10.0.0.7")
 	serve(t, 0, 1, "come 10.0.0.7, end, hear | 10.0.0.7")
 }
@@ -288,7 +287,7 @@ func TestMaxRefusals(t *testing.T) {
 		leave`+room+`
 		leave | full
 		come 10.0.0.7, come 10.0.0.7 | 10.0.0.7
-		end, hear, hear 2 | (the end)`)
+		end, hear, hear 1 | (the end)`)
 	serve(t, 0, 1, `
 		come 10.0.0.7 | 10.0.0.7
 		come 10.0.0.7`+many+` | too many

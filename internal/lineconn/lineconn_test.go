@@ -307,13 +307,14 @@ func TestStatus(t *testing.T) {
 // Close waits for End and until the peer has all; then it ends its own side, waits a second at most for the peer to end
 // its own, and closes. After End nothing is sent any more, and what was sent before it arrives.
 func TestClose(t *testing.T) {
-	x := func(kib int) string { return strings.Repeat("x", kib<<10) }
+	kib := strings.Repeat("x", 1<<10)
 	for _, peer := range []string{
 		"wait 999999999ns\n wait 1ns | closed",
 		"wait 300ms, hang-up | closed",
-		"type " + x(1)[:100] + ", wait 20ms, hang-up, wait 19999999ns\n wait 1ns | closed", // it takes two reads
-		"pour " + x(128) + ", wait 999999999ns | poured\n wait 21ms | closed",              // more than a kernel may hold
-		"pour " + x(256) + ", wait 1020ms | closed",                                        // it may be in a pause when the second is over
+		"type " + kib[:100] + ", wait 20ms, hang-up, wait 19999999ns\n wait 1ns | closed", // it takes two reads
+		// More than a kernel may hold is taken; the close may be in a pause when the second is over.
+		"pour " + strings.Repeat(kib, 128) + ", wait 999999999ns | poured\n wait 21ms | closed",
+		"pour " + strings.Repeat(kib, 256) + ", wait 1020ms | closed",
 	} {
 		talk(t, `
 			close, wait 1s, prompt ?, tell before, end last words, end more words, tell after, status after

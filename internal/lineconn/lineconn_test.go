@@ -255,8 +255,8 @@ func TestMaxWaiting(t *testing.T) {
 		{"prompt " + x(1000) + ", show " + x(20000), 200, 262},
 		{"tell x", 1000, 3000}, // each takes some 100 bytes
 		{"show " + x(20000), 1000, 3000},
-		{"tell " + x(260000), 1, 1},
-		{"tell " + x(262145), 0, 0},
+		{"tell " + x(256<<10-128), 1, 1},
+		{"tell " + x(256<<10-127), 0, 0},
 	} {
 		talk(t, fmt.Sprintf(`
 			%d times %s

@@ -262,7 +262,8 @@ func TestMaxWaiting(t *testing.T) {
 			%d times %s
 			err | <nil>
 			%d times %[2]s
-			tell no harm, flush, cut, err, time, hear | the peer does not read | 0s | (the end)`,
+			err, tell no harm, flush, cut | the peer does not read
+			err, time, hear | the peer does not read | 0s | (the end)`,
 			tt.least, tt.send, tt.most+1-tt.least))
 	}
 }

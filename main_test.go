@@ -1428,8 +1428,12 @@ func heap() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// dial connects a guest over a real socket.
-func dial(ln net.Listener) *guest { return &guest{Conn: must(net.Dial("tcp", ln.Addr().String()))} }
+// dial connects a guest over a real socket, for a minute at most.
+func dial(ln net.Listener) *guest {
+	g := &guest{Conn: must(net.Dial("tcp", ln.Addr().String()))}
+	g.SetDeadline(time.Now().Add(time.Minute))
+	return g
+}
 
 // elsewhere is a listener to which all seem to come from one address that is not this machine's.
 type elsewhere struct{ *net.TCPListener }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/metrics"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -38,7 +39,6 @@ func TestListenOptions(t *testing.T) {
 		{accepted, "TCP_KEEPIDLE", syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 30},
 		{accepted, "TCP_KEEPINTVL", syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 10},
 		{accepted, "TCP_KEEPCNT", syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 6},
-		{accepted, "TCP_USER_TIMEOUT", syscall.IPPROTO_TCP, 18, 50000},
 	} {
 		o.of.Control(func(fd uintptr) {
 			if got, err := syscall.GetsockoptInt(int(fd), o.level, o.option); got != o.want || err != nil {
@@ -46,6 +46,13 @@ func TestListenOptions(t *testing.T) {
 			}
 		})
 	}
+	accepted.Control(func(fd uintptr) {
+		most, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, 44) // TCP_RTO_MAX_MS, from Linux 6.15 on
+		patience, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, 18)
+		if (most != 4000 || patience != 0) && (err == nil || patience != 50_000) {
+			t.Errorf("it is repeated after %d ms at most, %v, and given up after %d ms", most, err, patience)
+		}
+	})
 	if _, err := Listen("127.0.0.1:nonsense"); err == nil {
 		t.Error("listening on nonsense")
 	}
@@ -135,9 +142,10 @@ func TestPatienceSeesQueue(t *testing.T) {
 // A peer that is gone without a word is noticed within a minute of the first thing sent to it, and within two minutes of
 // silence. (It takes two minutes.)
 func TestVanish(t *testing.T) {
-	if os.Getenv("LINECONN_NETNS") == "" {
-		t.Skip("LINECONN_NETNS is not set")
+	if os.Getenv("LINECONN_SLOW") == "" {
+		t.Skip("LINECONN_SLOW is not set")
 	}
+	t.Parallel()
 	const cable, sleep = "ip link set veth1 down", "ip addr del 10.99.0.2/24 dev veth1" // a cable, a machine that sleeps
 	for _, tt := range []struct {
 		vanish, words string
@@ -185,4 +193,36 @@ func TestVanish(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A peer that takes some every 8 s, through the smallest of windows, is not given up (from Linux 6.15 on).
+func TestSlowReader(t *testing.T) {
+	if os.Getenv("LINECONN_SLOW") == "" {
+		t.Skip("LINECONN_SLOW is not set")
+	}
+	t.Parallel()
+	l, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	}}
+	peer, dialErr := dialer.Dial("tcp", l.Addr().String())
+	ours, err := l.Accept()
+	if err := errors.Join(err, dialErr); err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	c := crew(t, 1).Conn(ours)
+	for range 10 {
+		c.Tell("%s", strings.Repeat("x", 20<<10))
+		time.Sleep(8 * time.Second)
+		peer.Read(make([]byte, 8<<10))
+	}
+	if err := c.Err(); err != nil {
+		t.Error(err)
+	}
+	c.CutOff()
 }

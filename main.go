@@ -23,7 +23,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -918,9 +917,6 @@ func start(s settings) error {
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(70) // terminals hold memory, and make little garbage
-	}
 	_, _ = time.Now().Zone() // reads the time zone for the log while there are files to be opened
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
 	defer stdout.Close(consoleLimit)

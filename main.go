@@ -917,7 +917,7 @@ func start(s settings) error {
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
-	_, _ = time.Now().Zone() // reads the time zone for the log while there are files to be opened
+	_, _ = time.Now().Zone()       // reads the time zone for the log while there are files to be opened
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
 	defer stdout.Close(consoleLimit)
 	defer stderr.Close(consoleLimit)

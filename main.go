@@ -246,8 +246,7 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 		err = about("CHAIN_FILE", s.chainFile, n.restore(ctx))
 	}
 	if err == nil && n.draws.TailSize() > 0 {
-		n.log.Printf(droppingTail, s.drawsFile, n.draws.TailSize())
-		err = about("DRAWS_FILE", s.drawsFile, n.draws.CutTail())
+		err = about("DRAWS_FILE", s.drawsFile, n.cutDraws())
 	}
 	if err != nil {
 		n.close()
@@ -255,6 +254,15 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 	}
 	n.openRound(draw.New())
 	return n, nil
+}
+
+// cutDraws cuts off a last line without its end, if this is a draws file.
+func (n *network) cutDraws() error {
+	if !strings.HasPrefix(`{"Index":`, strings.TrimRight(n.draws.Begin(9), "\x00")) { // a power cut may leave zeros
+		return errors.New("it is no draws file: name another one")
+	}
+	n.log.Printf(droppingTail, n.drawsFile, n.draws.TailSize())
+	return n.draws.CutTail()
 }
 
 // genesisBegins is how a chain file begins.

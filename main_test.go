@@ -1247,6 +1247,10 @@ func TestDrawsFile(t *testing.T) {
 	if restarted(t.Context(), s); string(read(s.drawsFile)) != strings.Join(lines, "") {
 		t.Error("a part of a line stays")
 	}
+	foreign := s
+	foreign.drawsFile += ".txt"
+	write(foreign.drawsFile, "a thesis\nabout stakes")
+	has(t, restarted(t.Context(), foreign)+string(read(foreign.drawsFile)), "error: ", ": it is no draws file", "a thesis\nabout stakes")
 	inVirtualTime(t, s, func(h *hall) {
 		alice := h.seat("alice", 5)
 		for range 2 {

@@ -150,6 +150,12 @@ func (f *File) TailSize() int64 {
 	return f.left.Size() - f.whole
 }
 
+// Begin returns the first bytes of the file, n at most.
+func (f *File) Begin(n int64) string {
+	begin, _ := io.ReadAll(io.NewSectionReader(f.disk, 0, n)) // to be looked at, not to be relied on
+	return string(begin)
+}
+
 // Close closes the file and ends the lock. To close nil is no harm.
 func (f *File) Close() error {
 	if f == nil || f.disk == nil {

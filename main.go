@@ -110,8 +110,8 @@ func isBlockValid(newBlock, oldBlock Block) error {
 	return nil
 }
 
-// blockScanner reads a chain file from genesis on and checks each block against the one before: for s.Scan() { … s.head
-// … }, then s.Err(), which names the line.
+// blockScanner reads a chain file from genesis on and checks each block against the one before. It is used as a
+// bufio.Scanner; head is what Scan has read, and Err names the line.
 type blockScanner struct {
 	*linefile.Lines
 	head Block // the block last read
@@ -191,7 +191,7 @@ type terminal struct {
 	from     netip.Prefix // its network address; zero: not counted
 	address  string       // of its validator; empty until it has staked
 	stake    int64        // in tokens
-	proposal int32        // in the round, numbered from 1; 0: none, or it is decided
+	proposal int          // in the round, numbered from 1; 0: none, or it is decided
 	ended    bool         // its input has ended: it leaves when its proposal is decided
 	tries    int8         // to type a stake
 }
@@ -258,15 +258,12 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 
 // cutDraws cuts off a last line without its end, if this is a draws file.
 func (n *network) cutDraws() error {
-	if !strings.HasPrefix(`{"Index":`, strings.TrimRight(n.draws.Begin(9), "\x00")) { // a power cut may leave zeros
+	if !n.draws.BeginsAs(`{"Index":`) {
 		return errors.New("it is no draws file: name another one")
 	}
 	n.log.Printf(droppingTail, n.drawsFile, n.draws.TailSize())
 	return n.draws.CutTail()
 }
-
-// genesisBegins is how a chain file begins.
-const genesisBegins = `{"Index":0,`
 
 // droppingTail is the warning of what is cut from the end of a file.
 const droppingTail = "%s: dropping a last line without its end (%d bytes): it was never announced"
@@ -297,7 +294,6 @@ func (n *network) restore(ctx context.Context) error {
 	if tail := blocks.Tail(); err == nil && len(tail) > 0 {
 		whole, fault := blocks.follows(tail)
 		_, damaged := blocks.follows(tail[:len(tail)-1])
-		begin := tail[:min(len(tail), len(genesisBegins))]
 		switch {
 		case fault == nil:
 			n.log.Printf("%s: the last line has no end, but block %d is whole there: it is kept, and the end added", n.chainFile, whole.Index)
@@ -306,7 +302,7 @@ func (n *network) restore(ctx context.Context) error {
 			err = n.chain.KeepTail()
 		case damaged == nil: // a whole block and one byte more is no part of a line: it may have been announced
 			err = fmt.Errorf("line %d: its newline is damaged", blocks.Number()+1)
-		case blocks.Number() == 0 && (bytes.IndexByte(tail, '}') >= 0 || !strings.HasPrefix(genesisBegins, string(begin))):
+		case blocks.Number() == 0 && (bytes.IndexByte(tail, '}') >= 0 || !n.chain.BeginsAs(`{"Index":0,`)):
 			err = errors.New("line 1: it has no end, and is no part of a genesis block")
 		default:
 			n.log.Printf(droppingTail, n.chainFile, len(tail))
@@ -383,7 +379,7 @@ func (n *network) propose(c candidate) {
 	default:
 		first, last := n.round.Add(draw.Entry{Name: t.address, Tickets: t.stake, Note: strconv.Itoa(c.bpm)})
 		n.proposers = append(n.proposers, t)
-		t.proposal = int32(len(n.proposers))
+		t.proposal = len(n.proposers)
 		n.origins[t.from]++
 		t.Tell("\nblock %d proposed with BPM %d: tickets %d to %d; the winner is drawn in %v\n", index, c.bpm, first, last, left)
 	}
@@ -433,7 +429,7 @@ func percent(stake int64, total *big.Int) string {
 // the open round cannot win. What is drawn stays as it is.
 func (n *network) slash(t *terminal, typed string) {
 	if t.proposal > 0 && n.drawn == nil {
-		n.round.Slash(int(t.proposal) - 1)
+		n.round.Slash(t.proposal - 1)
 	}
 	t.End(fmt.Sprintf("\nslashed: %s is not a pulse (a whole number, 0 or more); %d tokens forfeited\n", typed, t.stake))
 	n.validators.Slash(t.address, typed)
@@ -476,12 +472,12 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	}
 	typed, err := t.Ask()
 	for ; isLine(err) && t.address == ""; typed, err = t.Ask() {
-		if !n.isWord(t, typed, err) {
+		if !n.takeWord(t, typed, err) {
 			n.takeStake(t, typed, err)
 		}
 	}
 	for ; isLine(err); typed, err = t.Ask() {
-		if !n.isWord(t, typed, err) {
+		if !n.takeWord(t, typed, err) {
 			n.takeBPM(t, typed, err)
 		}
 	}
@@ -495,8 +491,8 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 // isLine says whether Ask has returned a line, perhaps too long. Else the conversation is over: after End, too.
 func isLine(err error) bool { return err == nil || err == lineconn.ErrTooLong }
 
-// isWord answers t if it typed one of the words, which cost nothing, and reports whether it did.
-func (n *network) isWord(t *terminal, typed string, err error) bool {
+// takeWord answers t if it typed one of the words, which cost nothing, and reports whether it did.
+func (n *network) takeWord(t *terminal, typed string, err error) bool {
 	word := strings.ToLower(typed)
 	if err != nil || !slices.Contains([]string{"", "help", "?", "draw", "quit"}, word) {
 		return false
@@ -633,12 +629,13 @@ func (n *network) pickWinner() {
 func (n *network) keep(d *drawnBlock) {
 	defer n.keeping.Done()
 	var said time.Time
-	for recorded := false; ; {
+	for recorded := n.drawsFile == ""; ; {
 		var err error
 		if !recorded {
 			err = n.keepRecord(draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next))
 		}
-		if recorded = err == nil; recorded {
+		if err == nil {
+			recorded = true
 			err = n.forge(d.Block)
 		}
 		if err == nil {

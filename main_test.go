@@ -1204,6 +1204,10 @@ func TestChainFileFaults(t *testing.T) {
 			has(t, restarted(t.Context(), s)+string(read(s.chainFile)), "error: ", "line 1: it has no end, and is no part of a genesis block", file)
 		}
 	}
+	for _, torn := range []string{"\x00\x00", `{"In` + "\x00", lines[0][:50] + "\x00"} { // as a power cut may leave it
+		write(s.chainFile, torn)
+		has(t, restarted(t.Context(), s), "log: "+s.chainFile+": dropping a last line without its end")
+	}
 	write(s.chainFile, lines[0], lines[1][:100])
 	has(t, verified(s), "does not count", "ok: 1 blocks, ")
 	write(s.chainFile, "{")

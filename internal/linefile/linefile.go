@@ -150,10 +150,12 @@ func (f *File) TailSize() int64 {
 	return f.left.Size() - f.whole
 }
 
-// Begin returns the first bytes of the file, n at most.
-func (f *File) Begin(n int64) string {
-	begin, _ := io.ReadAll(io.NewSectionReader(f.disk, 0, n)) // to be looked at, not to be relied on
-	return string(begin)
+// BeginsAs reports whether the file, as far as it goes, begins with these words. Zeros behind a part of them, which a power
+// cut may leave, do not count.
+func (f *File) BeginsAs(words string) bool {
+	begin := make([]byte, len(words))
+	n, _ := f.disk.ReadAt(begin, 0) // less, or an error, leaves zeros
+	return strings.HasPrefix(words, strings.TrimRight(string(begin[:n]), "\x00"))
 }
 
 // Close closes the file and ends the lock. To close nil is no harm.

@@ -113,18 +113,18 @@ func isBlockValid(newBlock, oldBlock Block) error {
 // blockScanner reads a chain file from genesis on and checks each block against the one before. It is used as a
 // bufio.Scanner; head is what Scan has read, and Err names the line.
 type blockScanner struct {
-	*linefile.Lines
+	*linefile.Scanner
 	head Block // the block last read
 	err  error
 }
 
-func newBlockScanner(lines *linefile.Lines) *blockScanner {
-	return &blockScanner{Lines: lines, head: beforeGenesis()}
+func newBlockScanner(lines *linefile.Scanner) *blockScanner {
+	return &blockScanner{Scanner: lines, head: beforeGenesis()}
 }
 
 // Scan reads the next block. It returns false at the end and at the first fault.
 func (s *blockScanner) Scan() bool {
-	if s.err != nil || !s.Lines.Scan() {
+	if s.err != nil || !s.Scanner.Scan() {
 		return false
 	}
 	block, err := s.follows(s.Bytes())
@@ -145,7 +145,7 @@ func (s *blockScanner) follows(line []byte) (block Block, err error) {
 }
 
 // Err is the first fault; nil: there was none.
-func (s *blockScanner) Err() error { return cmp.Or(s.err, s.Lines.Err()) }
+func (s *blockScanner) Err() error { return cmp.Or(s.err, s.Scanner.Err()) }
 
 // ---- The network's state ----
 
@@ -160,16 +160,16 @@ type network struct {
 
 	candidateBlocks chan candidate
 	calls           chan func()
-	kept            chan struct{}     // keep is done
-	stopped         chan struct{}     // closed when run has returned
-	announcements   *lineconn.Writers // carry what terminals are told, so that run never waits for one
+	kept            chan struct{}        // keep is done
+	stopped         chan struct{}        // closed when run has returned
+	announcements   *lineconn.WriterPool // carry what terminals are told, so that run never waits for one
 
 	// Owned by run.
 	head       Block                // the newest block
 	newest     *lineconn.Feed       // blocks, as a broadcast shows them
 	lastDraw   *lineconn.Notice     // how the head was drawn
 	terminals  *lineconn.Group      // all that hear announcements and broadcasts
-	validators *console.Roll        // and what the console shows of them
+	validators *console.Roster      // and what the console shows of them
 	round      *draw.Draw           // the open round; while a block is being kept, the one that it has won
 	proposers  []*terminal          // of its proposals, in order; nil: it has left, or was slashed
 	origins    map[netip.Prefix]int // of its proposals
@@ -229,11 +229,11 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 		calls:           make(chan func()),
 		kept:            make(chan struct{}, 1),
 		stopped:         make(chan struct{}),
-		announcements:   lineconn.NewWriters(runtime.GOMAXPROCS(0)),
+		announcements:   lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
 		newest:          lineconn.NewFeed("\n[", "]\n", s.broadcastBlocks),
 		lastDraw:        lineconn.NewNotice([]byte("\nno block was drawn since the server started\n")),
 		terminals:       lineconn.NewGroup(s.broadcastEvery),
-		validators:      console.NewRoll(),
+		validators:      console.NewRoster(),
 		origins:         map[netip.Prefix]int{},
 	}
 	var err error
@@ -245,7 +245,7 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 	if err == nil {
 		err = about("CHAIN_FILE", s.chainFile, n.restore(ctx))
 	}
-	if err == nil && n.draws.TailSize() > 0 {
+	if err == nil && n.draws.PartialSize() > 0 {
 		err = about("DRAWS_FILE", s.drawsFile, n.cutDraws())
 	}
 	if err != nil {
@@ -258,11 +258,11 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 
 // cutDraws cuts off a last line without its end, if this is a draws file.
 func (n *network) cutDraws() error {
-	if !n.draws.BeginsAs(`{"Index":`) {
+	if !n.draws.HasPrefix(`{"Index":`) {
 		return errors.New("it is no draws file: name another one")
 	}
-	n.log.Printf(droppingTail, n.drawsFile, n.draws.TailSize())
-	return n.draws.CutTail()
+	n.log.Printf(droppingTail, n.drawsFile, n.draws.PartialSize())
+	return n.draws.DropPartial()
 }
 
 // droppingTail is the warning of what is cut from the end of a file.
@@ -280,7 +280,7 @@ func (n *network) close() {
 // its end the file stays as it is.
 func (n *network) restore(ctx context.Context) error {
 	genesis := generateBlock(beforeGenesis(), 0, "")
-	blocks := newBlockScanner(n.chain.Lines(linefile.MaxLine))
+	blocks := newBlockScanner(n.chain.Scanner(linefile.MaxLine))
 	for blocks.Scan() && ctx.Err() == nil {
 		if blocks.head.Index == 0 {
 			genesis = blocks.head
@@ -291,7 +291,7 @@ func (n *network) restore(ctx context.Context) error {
 		return errors.New("stopped before the chain was read")
 	}
 	err := blocks.Err()
-	if tail := blocks.Tail(); err == nil && len(tail) > 0 {
+	if tail := blocks.Partial(); err == nil && len(tail) > 0 {
 		whole, fault := blocks.follows(tail)
 		_, damaged := blocks.follows(tail[:len(tail)-1])
 		switch {
@@ -299,14 +299,14 @@ func (n *network) restore(ctx context.Context) error {
 			n.log.Printf("%s: the last line has no end, but block %d is whole there: it is kept, and the end added", n.chainFile, whole.Index)
 			blocks.head = whole
 			n.newest.Add(tail)
-			err = n.chain.KeepTail()
+			err = n.chain.CompletePartial()
 		case damaged == nil: // a whole block and one byte more is no part of a line: it may have been announced
 			err = fmt.Errorf("line %d: its newline is damaged", blocks.Number()+1)
-		case blocks.Number() == 0 && (bytes.IndexByte(tail, '}') >= 0 || !n.chain.BeginsAs(`{"Index":0,`)):
+		case blocks.Number() == 0 && (bytes.IndexByte(tail, '}') >= 0 || !n.chain.HasPrefix(`{"Index":0,`)):
 			err = errors.New("line 1: it has no end, and is no part of a genesis block")
 		default:
 			n.log.Printf(droppingTail, n.chainFile, len(tail))
-			err = n.chain.CutTail()
+			err = n.chain.DropPartial()
 		}
 	}
 	if err != nil {
@@ -409,7 +409,7 @@ func (n *network) answer(t *terminal, word string) {
 	case n.drawn != nil && n.patience == nil:
 		t.Tell("%s", n.notKept())
 	default:
-		proposals, tokens := n.round.CanWin()
+		proposals, tokens := n.round.Eligible()
 		yours := ""
 		if t.proposal > 0 {
 			yours = fmt.Sprintf(", yours %d (%s)", t.stake, percent(t.stake, tokens))
@@ -447,14 +447,14 @@ func (n *network) endInput(t *terminal) {
 // leave takes t out of the network; a proposal of it stands. To leave twice is no harm.
 func (n *network) leave(t *terminal) {
 	t.End("")
-	if !n.terminals.Leave(t.Conn) {
+	if !n.terminals.Remove(t.Conn) {
 		return
 	}
 	if t.proposal > 0 {
 		n.proposers[t.proposal-1] = nil
 	}
-	if errors.Is(t.Err(), lineconn.ErrNotReading) {
-		n.validators.CutOff()
+	if errors.Is(t.Err(), lineconn.ErrStalled) {
+		n.validators.Disconnected()
 	}
 	n.validators.Leave(t.address)
 }
@@ -462,21 +462,21 @@ func (n *network) leave(t *terminal) {
 // ---- The handler ----
 
 // handleConn is the conversation with one terminal: it is asked for its stake, then for one BPM after the other. It
-// comes from a network address, which is zero if that is not counted. Its goroutine waits in Ask for most of its life:
+// comes from a network address, which is zero if that is not counted. Its goroutine waits in ReadLine for most of its life:
 // what needs more stack is done elsewhere, since a stack that has grown once stays large.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
-	t := &terminal{Conn: n.announcements.Conn(conn), from: from}
+	t := &terminal{Conn: n.announcements.NewConn(conn), from: from}
 	if !n.do(func() { n.join(t) }) {
 		turnAway(t.Conn, stakePrompt+goodbye)
 		return
 	}
-	typed, err := t.Ask()
-	for ; isLine(err) && t.address == ""; typed, err = t.Ask() {
+	typed, err := t.ReadLine()
+	for ; isLine(err) && t.address == ""; typed, err = t.ReadLine() {
 		if !n.takeWord(t, typed, err) {
 			n.takeStake(t, typed, err)
 		}
 	}
-	for ; isLine(err); typed, err = t.Ask() {
+	for ; isLine(err); typed, err = t.ReadLine() {
 		if !n.takeWord(t, typed, err) {
 			n.takeBPM(t, typed, err)
 		}
@@ -488,7 +488,7 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	n.do(func() { n.leave(t) })
 }
 
-// isLine says whether Ask has returned a line, perhaps too long. Else the conversation is over: after End, too.
+// isLine says whether ReadLine has returned a line, perhaps too long. Else the conversation is over: after End, too.
 func isLine(err error) bool { return err == nil || err == lineconn.ErrTooLong }
 
 // takeWord answers t if it typed one of the words, which cost nothing, and reports whether it did.
@@ -549,10 +549,10 @@ func parseStake(typed string, err error, most int64) (int64, error) {
 // refuse turns a terminal away for which there is no place.
 func (n *network) refuse(conn net.Conn, why error) {
 	words := "the server is full, try again later\n"
-	if why == lineconn.ErrTooMany {
+	if why == lineconn.ErrAddressFull {
 		words = "too many terminals from your address, try again later\n"
 	}
-	turnAway(n.announcements.Conn(conn), words)
+	turnAway(n.announcements.NewConn(conn), words)
 }
 
 // turnAway closes a connection that is not let in, with these words.
@@ -584,7 +584,7 @@ func (n *network) run(ctx context.Context) {
 		case <-n.patience:
 			n.keepLater()
 		case <-n.terminals.Due.C:
-			n.terminals.Broadcast(n.newest.Status())
+			n.terminals.Broadcast(n.newest.Snapshot())
 		case <-n.validators.Due.C:
 			n.validators.Show(n.console, n.log)
 		case <-ctx.Done():
@@ -735,7 +735,7 @@ func (n *network) stop() {
 			n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
 		}
 	}
-	n.terminals.End(goodbye)
+	n.terminals.EndAll(goodbye)
 }
 
 // ---- Checking the files ----
@@ -747,22 +747,22 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
 	}
 	// The draws first: each but the last was announced, so that its block is in the chain that is read.
-	draws, err := linefile.OpenAsItIs(cmp.Or(drawsName, os.DevNull))
+	draws, err := linefile.OpenSnapshot(cmp.Or(drawsName, os.DevNull))
 	if err != nil {
 		return err
 	}
 	defer draws.Close()
-	chain, err := linefile.OpenAsItIs(chainName)
+	chain, err := linefile.OpenSnapshot(chainName)
 	if err != nil {
 		return err
 	}
 	defer chain.Close()
 	records := draw.NewRecords(draws)
-	blocks := newBlockScanner(linefile.NewLines(chain, linefile.MaxLine))
+	blocks := newBlockScanner(linefile.NewScanner(chain, linefile.MaxLine))
 	records.Scan()
 	for blocks.Scan() {
 		b := blocks.head
-		records.Match(b.Index, b.Hash, b.Validator, strconv.Itoa(b.BPM))
+		records.CheckBlock(b.Index, b.Hash, b.Validator, strconv.Itoa(b.BPM))
 	}
 	head := blocks.head
 	switch err := blocks.Err(); {
@@ -770,14 +770,14 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("%s: %w", chainName, err)
 	case head == beforeGenesis():
 		return fmt.Errorf("%s: there is no genesis block", chainName)
-	case len(blocks.Tail()) > 0:
+	case len(blocks.Partial()) > 0:
 		fmt.Fprintf(stderr, "%s: a last line without its end does not count\n", chainName)
 	}
 	fmt.Fprintf(stdout, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
 	if drawsName == "" {
 		return nil
 	}
-	if err := records.MatchEnd(head.Index); err != nil {
+	if err := records.CheckEnd(head.Index); err != nil {
 		return fmt.Errorf("%s: %w", drawsName, err)
 	}
 	fmt.Fprintf(stdout, "ok: %s\n", records.Summary(head.Index))
@@ -950,7 +950,7 @@ const (
 // later.
 func (n *network) serve(ctx context.Context, ln lineconn.Listener) {
 	go n.run(ctx)
-	server := &lineconn.Server{Handle: n.handleConn, Refuse: n.refuse, Max: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}
+	server := &lineconn.Server{Handle: n.handleConn, Refuse: n.refuse, MaxConns: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}
 	server.Serve(ctx, ln)
 	limit := time.After(goodbyeLimit)
 	left := make(chan struct{})

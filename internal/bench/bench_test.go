@@ -167,7 +167,7 @@ func BenchmarkStuck(b *testing.B) {
 				s.allSee("]\n", 0)
 				return s.hear()
 			})
-			if time.Since(started) > lineconn.Patience {
+			if time.Since(started) > lineconn.StallTimeout {
 				b.Fatal("stuck terminals may have been cut off: measure fewer announcements (-benchtime)")
 			}
 		})

@@ -78,8 +78,8 @@ func (d *Draw) Slash(i int) {
 	d.forfeited.Add(&d.forfeited, big.NewInt(d.Entries[i].Tickets))
 }
 
-// CanWin is how many entries can win, and how many tickets they hold.
-func (d *Draw) CanWin() (entries int, tickets *big.Int) {
+// Eligible is how many entries can win, and how many tickets they hold.
+func (d *Draw) Eligible() (entries int, tickets *big.Int) {
 	return len(d.Entries) - d.slashed, new(big.Int).Sub(&d.total, &d.forfeited)
 }
 
@@ -143,7 +143,7 @@ func (o Outcome) String() string {
 // Outcome draws. It is the same each time, and takes as long as hashing lines, which must be d.Lines():
 // however many tickets there are, and whoever was slashed.
 func (d *Draw) Outcome(lines string) Outcome {
-	_, canWin := d.CanWin()
+	_, canWin := d.Eligible()
 	if canWin.Sign() == 0 {
 		return Outcome{Winner: -1}
 	}

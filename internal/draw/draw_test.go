@@ -60,7 +60,7 @@ func TestExamples(t *testing.T) {
 		o = d.Outcome(lines)
 		same(t, "outcome and winner", fmt.Sprint(o, o.Winner), "ticket 59 of 125 was slashed, again: ticket 3 of 25 1")
 	}
-	same(t, "who can win", fmt.Sprint(d.CanWin()), "1 25")
+	same(t, "who can win", fmt.Sprint(d.Eligible()), "1 25")
 	d.Slash(1)
 	same(t, "winner if all are slashed", d.Outcome(d.Lines()).Winner, -1)
 }
@@ -78,7 +78,7 @@ func TestNew(t *testing.T) {
 	d.Slash(0)
 	same(t, "alice's tickets and their total", fmt.Sprint(first, last, o.Total), "1 5 5")
 	again := d.Again()
-	same(t, "again", fmt.Sprint(again.CanWin())+again.Lines()+again.Seal(), "0 0"+d.Secret()+"\n"+d.Seal())
+	same(t, "again", fmt.Sprint(again.Eligible())+again.Lines()+again.Seal(), "0 0"+d.Secret()+"\n"+d.Seal())
 }
 
 // Parse takes what Lines gives, and nothing else.
@@ -90,7 +90,7 @@ func TestParse(t *testing.T) {
 	}
 	same(t, "lines", d.Lines(), strings.Join(good, "\n")+"\n")
 	same(t, "entries", d.Entries, "[{alice 9223372036854775807 72 false} {bob 9223372036854775807 slashed true} {carol 1 0 false}]")
-	same(t, "who can win", fmt.Sprint(d.CanWin()), "2 9223372036854775808")
+	same(t, "who can win", fmt.Sprint(d.Eligible()), "2 9223372036854775808")
 	for _, bad := range []string{"", "alice", "alice 5", "alice 5 ", "alice  5 72", " 5 72", "alice 5 72 ", "alice 5 72 1",
 		"alice 0 72", "alice -5 72", "alice +5 72", "alice 05 72", "alice 5.0 72", "alice 0x5 72", "alice 9223372036854775808 72",
 		"al\nice 5 72", "alice 5 7\n2", "alice 5 72\n", "alice 5 72\r", "al\tice 5 72", "al\u00efce 5 72", "alice 5 \x7f",
@@ -129,7 +129,7 @@ func TestHolder(t *testing.T) {
 		same(t, "tickets", fmt.Sprint(first, last), want)
 		same(t, "their holders", fmt.Sprint(d.holder(first, true), d.holder(last, true)), fmt.Sprint(i, i))
 	}
-	_, total := d.CanWin()
+	_, total := d.Eligible()
 	same(t, "ticket", d.Outcome(d.Lines()).Ticket, outOf(hash(d.Lines()), total))
 	// 2^248 ends in 56, 2^255 in 68.
 	for sum, want := range map[[32]byte]int{{}: 1, {31: 99}: 100, {31: 100}: 1, {0: 1}: 57, {0: 128}: 69} {
@@ -198,10 +198,10 @@ func (f *files) verify(draws string) string {
 	r := NewRecords(strings.NewReader(draws))
 	r.Scan()
 	for i, b := range f.chain {
-		r.Match(i, b.hash, b.name, b.note)
+		r.CheckBlock(i, b.hash, b.name, b.note)
 	}
 	head := len(f.chain) - 1
-	if err := r.MatchEnd(head); err != nil {
+	if err := r.CheckEnd(head); err != nil {
 		return err.Error()
 	}
 	return r.Summary(head)

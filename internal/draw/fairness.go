@@ -37,7 +37,7 @@ func (t *tally) add(rounds, wins int, expected, variance float64) {
 
 // count adds a draw to the tallies of those who could win it.
 func count(tallies map[string]tally, d *Draw, winner int) {
-	_, tickets := d.CanWin()
+	_, tickets := d.Eligible()
 	canWin, _ := new(big.Float).SetInt(tickets).Float64()
 	for i, e := range d.Entries {
 		if e.Slashed {
@@ -61,7 +61,7 @@ const (
 
 // Fairness shows on w whether wins follow tickets, from the draws file name, in 80 columns.
 func Fairness(w io.Writer, name string) error {
-	file, err := linefile.OpenAsItIs(name)
+	file, err := linefile.OpenSnapshot(name)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type Records struct {
 	Record  // the one last read
 	Draw    *Draw
 	Outcome Outcome
-	lines   *linefile.Lines
+	lines   *linefile.Scanner
 	more    bool // there was one to be read
 	err     error
 
@@ -55,7 +55,7 @@ type Records struct {
 }
 
 // NewRecords reads a draws file from r.
-func NewRecords(r io.Reader) *Records { return &Records{lines: linefile.NewLines(r, maxRecord)} }
+func NewRecords(r io.Reader) *Records { return &Records{lines: linefile.NewScanner(r, maxRecord)} }
 
 // Scan reads the next record. It returns false at the end and at the first record whose lines do not
 // give the ticket that it says.
@@ -106,10 +106,10 @@ func (r *Records) Err() error { return cmp.Or(r.err, r.lines.Err()) }
 // of the file, or the next one is for the same index: then a crash kept it from being announced.
 var errNotInChain = errors.New("its block is not in the chain, or not in that order")
 
-// Match passes over the records for index, where the chain has a block with this hash, won by an entry with this name
-// and note, and checks that the last of them is its record. There may be none. The caller calls Scan once, then Match
-// for one block of the chain after the other, then MatchEnd.
-func (r *Records) Match(index int, block, name, note string) {
+// CheckBlock passes over the records for index, where the chain has a block with this hash, won by an entry with this name
+// and note, and checks that the last of them is its record. There may be none. The caller calls Scan once, then CheckBlock
+// for one block of the chain after the other, then CheckEnd.
+func (r *Records) CheckBlock(index int, block, name, note string) {
 	passed := 0 // the line of the record for index before, whose block is not in the chain
 	for r.more && r.Index == index {
 		line, winner, own := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == block
@@ -139,9 +139,9 @@ func (r *Records) Match(index int, block, name, note string) {
 	}
 }
 
-// MatchEnd checks what comes behind the record of the head, which is the last block of the chain: no more than draws
+// CheckEnd checks what comes behind the record of the head, which is the last block of the chain: no more than draws
 // of the next block that were not announced.
-func (r *Records) MatchEnd(head int) error {
+func (r *Records) CheckEnd(head int) error {
 	for r.more && r.Index == head+1 {
 		r.Scan()
 	}

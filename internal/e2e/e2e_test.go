@@ -517,7 +517,7 @@ func hasty(t *testing.T) (name string) {
 	name = filepath.Join(t.TempDir(), "hasty")
 	source, _ := filepath.Abs("../lineconn/lineconn.go")
 	text, _ := os.ReadFile(source)
-	changed := regexp.MustCompile(`\bPatience = \d+ `).ReplaceAll(text, []byte("Patience = 5 "))
+	changed := regexp.MustCompile(`\bStallTimeout = \d+ `).ReplaceAll(text, []byte("StallTimeout = 5 "))
 	expect(t, !bytes.Equal(changed, text), "there is no Patience in lineconn.go")
 	os.WriteFile(name+".go", changed, 0o644)
 	os.WriteFile(name+".json", fmt.Appendf(nil, `{"Replace": {%q: %q}}`, source, name+".go"), 0o644)

@@ -86,8 +86,8 @@ func (g *Group) Add(c *Conn) {
 	}
 }
 
-// Leave ends c's membership and reports whether it had one.
-func (g *Group) Leave(c *Conn) bool {
+// Remove ends c's membership and reports whether it had one.
+func (g *Group) Remove(c *Conn) bool {
 	if c.place == nil {
 		return false
 	}
@@ -125,11 +125,11 @@ func (g *Group) Broadcast(n *Notice) {
 	}
 }
 
-// End has every member leave, with these last words.
-func (g *Group) End(words string) {
+// EndAll has every member leave, with these last words.
+func (g *Group) EndAll(words string) {
 	for e := g.members.Front(); e != nil; e = g.members.Front() {
 		c := e.Value.(*Conn)
-		g.Leave(c)
+		g.Remove(c)
 		c.End(words)
 	}
 }
@@ -161,8 +161,8 @@ func (f *Feed) Add(text []byte) {
 	f.status = nil
 }
 
-// Status is the newest texts, of which there must be one. It is made once for all calls between two Adds.
-func (f *Feed) Status() *Notice {
+// Snapshot is the newest texts, of which there must be one. It is made once for all calls between two Adds.
+func (f *Feed) Snapshot() *Notice {
 	if f.status == nil {
 		f.status = NewNotice([]byte(f.open), f.texts[:len(f.texts)-1], []byte(f.end))
 		f.status.replaceable = true

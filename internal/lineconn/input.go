@@ -22,14 +22,14 @@ const (
 // ErrTooLong is the error of a line of more than MaxLine bytes.
 var ErrTooLong = errors.New("the line is too long")
 
-// Ask returns the next line, without telnet's own bytes and the spaces around it. It reads only when the peer has taken
+// ReadLine returns the next line, without telnet's own bytes and the spaces around it. It reads only when the peer has taken
 // all that it was told: so nobody takes more from a peer than it takes back. A last line without a newline counts when
 // the input ends, before io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its first MaxLine bytes;
 // the rest is dropped unread. Whoever sends more than a person types or pastes is slowed down, to one piece each pause.
 // After End, or when the connection has failed, the error is not io.EOF.
 //
 // Here a goroutine waits for most of its life, so it calls Read itself: each frame in between would be on every stack.
-func (c *Conn) Ask() (typed string, err error) {
+func (c *Conn) ReadLine() (typed string, err error) {
 	c.Flush()
 	var line []byte // so far
 	for {

@@ -9,15 +9,15 @@ import (
 	"testing/synctest"
 )
 
-// mustAsk checks what Ask returns.
+// mustAsk checks what ReadLine returns.
 func mustAsk(t *testing.T, c *Conn, want string, wantErr error) {
 	t.Helper()
-	if typed, err := c.Ask(); typed != want || err != wantErr {
+	if typed, err := c.ReadLine(); typed != want || err != wantErr {
 		t.Fatalf("Ask returned %.100q, %v; want %.100q, %v", typed, err, want, wantErr)
 	}
 }
 
-// FuzzAsk compares what Ask returns with a plain reading of the whole input, however that is split: a line ends at its
+// FuzzAsk compares what ReadLine returns with a plain reading of the whole input, however that is split: a line ends at its
 // newline, or where the input ends; spaces around it and a CR do not count, nor does telnet. (Go spends most of its time
 // on minimizing, without -fuzzminimizetime 1s.)
 func FuzzAsk(f *testing.F) {
@@ -78,8 +78,8 @@ func FuzzAsk(f *testing.F) {
 				}
 				l.peer.Close()
 			}()
-			typed, err := c.Ask()
-			for ; err == nil || err == ErrTooLong; typed, err = c.Ask() {
+			typed, err := c.ReadLine()
+			for ; err == nil || err == ErrTooLong; typed, err = c.ReadLine() {
 				if err != nil {
 					typed += tooLong
 				}
@@ -136,7 +136,7 @@ func TestAskAfterEnd(t *testing.T) {
 		end, ask, ask`+ended+ended)
 }
 
-// A connection from which one cannot read, or to which one cannot write, has failed, and every Ask says why; what came
+// A connection from which one cannot read, or to which one cannot write, has failed, and every ReadLine says why; what came
 // before does not count. Close waits for no End then.
 func TestFailure(t *testing.T) {
 	const why = " | no route to host"

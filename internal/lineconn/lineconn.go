@@ -1,8 +1,8 @@
 // Package lineconn holds a conversation in lines with a peer that nobody can trust, over any net.Conn: it may send too
 // much, too fast or too long lines, read nothing, close one side or vanish.
 //
-// A [Server] accepts connections. Input is read by the one goroutine that calls [Conn.Ask]. Output is queued, which never
-// waits, and written by a fixed crew of [Writers], so that a connection that has nothing to say costs one goroutine (its
+// A [Server] accepts connections. Input is read by the one goroutine that calls [Conn.ReadLine]. Output is queued, which never
+// waits, and written by a fixed crew of [WriterPool], so that a connection that has nothing to say costs one goroutine (its
 // reader) and a few hundred bytes. A write that the kernel does not take at once is finished by a goroutine of its own,
 // which ends with it: a peer that does not read holds up nobody else.
 //
@@ -24,15 +24,15 @@ import (
 )
 
 const (
-	// Patience is how long a peer may take nothing, although something waits for it, before it is cut off. It is longer
+	// StallTimeout is how long a peer may take nothing, although something waits for it, before it is cut off. It is longer
 	// than the 10 s in which a slow one takes some: the kernel tells of what was taken only in chunks of up to 110 KB.
 	// It is counted in steps, so that time in which this process did not run is one step at most.
-	Patience = 30 * time.Second
+	StallTimeout = 30 * time.Second
 
-	// MaxWaiting is how many bytes of messages may wait for a peer; with more it is cut off. Each counts messageCost
+	// MaxPending is how many bytes of messages may wait for a peer; with more it is cut off. Each counts messageCost
 	// more than its text. What all peers share does not count: a status, of which only the newest waits, and the text of
 	// a notice of more than 16 KiB.
-	MaxWaiting = 256 << 10
+	MaxPending = 256 << 10
 
 	messageCost = 128         // bytes, about what it takes to hold a message besides its text
 	step        = time.Second // what one write may take before the peer's progress is looked at
@@ -44,8 +44,8 @@ const (
 	keepAliveCount    = 6
 )
 
-// ErrNotReading is the error of a connection whose peer did not take what was sent to it.
-var ErrNotReading = errors.New("the peer does not read")
+// ErrStalled is the error of a connection whose peer did not take what was sent to it.
+var ErrStalled = errors.New("the peer does not read")
 
 var errEnded = errors.New("the conversation has ended")
 
@@ -60,15 +60,15 @@ func Listen(addr string) (*net.TCPListener, error) {
 	return listener, err
 }
 
-// Writers is the crew that writes for the connections it made.
-type Writers struct {
+// WriterPool is the crew that writes for the connections it made.
+type WriterPool struct {
 	ready chan []*Conn // each connection of these has something to write, and nobody else sees to it
 	done  sync.WaitGroup
 }
 
-// NewWriters starts a crew of n goroutines; one for each processor is enough, since none of them ever waits for a peer.
-func NewWriters(n int) *Writers {
-	w := &Writers{ready: make(chan []*Conn, 1024)}
+// NewWriterPool starts a crew of n goroutines; one for each processor is enough, since none of them ever waits for a peer.
+func NewWriterPool(n int) *WriterPool {
+	w := &WriterPool{ready: make(chan []*Conn, 1024)}
 	for range n {
 		w.done.Go(func() {
 			write := newTryWrite()
@@ -81,13 +81,13 @@ func NewWriters(n int) *Writers {
 }
 
 // Close ends the crew. All of its connections must have been closed or cut off, and nobody may send to them any more.
-func (w *Writers) Close() {
+func (w *WriterPool) Close() {
 	close(w.ready)
 	w.done.Wait()
 }
 
 // start has the crew write what waits for conns, or, if all places are taken, a helper of the moment: it never waits.
-func (w *Writers) start(conns []*Conn) {
+func (w *WriterPool) start(conns []*Conn) {
 	for some := range slices.Chunk(conns, batch) {
 		select {
 		case w.ready <- some:
@@ -115,12 +115,12 @@ func writeAll(conns []*Conn, write tryWrite) {
 	}
 }
 
-// Conn is one connection. Any goroutine may call its methods, but Ask and Close only one, its reader, and SetPrompt only
+// Conn is one connection. Any goroutine may call its methods, but ReadLine and Close only one, its reader, and SetPrompt only
 // the owner of its Group.
 type Conn struct {
 	net     net.Conn
 	raw     syscall.RawConn // nil if net is no socket
-	writers *Writers
+	writers *WriterPool
 
 	// The group's owner's:
 	prompt string
@@ -147,8 +147,8 @@ type Conn struct {
 	telnet         telnet
 }
 
-// Conn makes a connection of c, which it owns from then on.
-func (w *Writers) Conn(c net.Conn) *Conn {
+// NewConn makes a connection of c, which it owns from then on.
+func (w *WriterPool) NewConn(c net.Conn) *Conn {
 	conn := &Conn{net: c, writers: w}
 	if s, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = s.SyscallConn() // an error leaves nil: then every write is a patient one
@@ -163,7 +163,7 @@ func (c *Conn) Tell(format string, args ...any) { c.say(fmt.Sprintf(format, args
 // Show sends c a notice, then its prompt, in the way of Tell.
 func (c *Conn) Show(n *Notice) { c.send(n.before(c.prompt), false) }
 
-// End sends the last words, which may be empty: what is sent later is dropped, and Ask waits for no more input. A second
+// End sends the last words, which may be empty: what is sent later is dropped, and ReadLine waits for no more input. A second
 // End is no harm and says nothing.
 func (c *Conn) End(words string) { c.say(words, true) }
 
@@ -193,9 +193,9 @@ func (c *Conn) queueUp(m *message, last bool) bool {
 	if m.replaceable {
 		c.queue = slices.DeleteFunc(c.queue, func(old *message) bool { return old.replaceable })
 	}
-	if c.waiting+m.cost > MaxWaiting {
+	if c.waiting+m.cost > MaxPending {
 		c.mu.Unlock()
-		c.fail(ErrNotReading)
+		c.fail(ErrStalled)
 		return false
 	}
 	c.queue = append(c.queue, m)
@@ -233,7 +233,7 @@ func (c *Conn) next(n int) []byte {
 }
 
 // writePatiently writes what waits, at the pace of the peer. It cuts a peer off that takes nothing in as many steps in a
-// row as make up Patience.
+// row as make up StallTimeout.
 func (c *Conn) writePatiently() {
 	n, idle := 0, 0
 	for p := c.next(0); p != nil; p = c.next(n) {
@@ -246,8 +246,8 @@ func (c *Conn) writePatiently() {
 		// The kernel takes more only when a third of its buffer is free.
 		if n > 0 || unsentBytes(c.raw) < before {
 			idle = 0
-		} else if idle++; idle == int(Patience/step) {
-			err = ErrNotReading
+		} else if idle++; idle == int(StallTimeout/step) {
+			err = ErrStalled
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			c.fail(err)
@@ -265,7 +265,7 @@ func (c *Conn) fail(err error) {
 	}
 	c.err = err
 	c.free()
-	if s, ok := c.net.(interface{ SetLinger(sec int) error }); ok && err == ErrNotReading {
+	if s, ok := c.net.(interface{ SetLinger(sec int) error }); ok && err == ErrStalled {
 		s.SetLinger(0) // the kernel drops what it holds for the peer
 	}
 	c.net.Close()
@@ -295,7 +295,7 @@ func (c *Conn) wait(forEnd bool) {
 	}
 }
 
-// Err says why there is no more to say and to ask: ErrNotReading, net.ErrClosed after Close and CutOff, what the network
+// Err says why there is no more to say and to ask: ErrStalled, net.ErrClosed after Close and CloseNow, what the network
 // said, or that End was called; nil if there is.
 func (c *Conn) Err() error {
 	c.mu.Lock()
@@ -324,8 +324,8 @@ func (c *Conn) Close() {
 			time.Sleep(pause)
 		}
 	}
-	c.CutOff()
+	c.CloseNow()
 }
 
-// CutOff closes the connection at once and drops what waits.
-func (c *Conn) CutOff() { c.fail(net.ErrClosed) }
+// CloseNow closes the connection at once and drops what waits.
+func (c *Conn) CloseNow() { c.fail(net.ErrClosed) }

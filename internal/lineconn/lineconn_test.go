@@ -19,8 +19,8 @@ import (
 )
 
 // crew starts n writers for as long as the test runs. Connections must be made, and so registered for their end, after it.
-func crew(t *testing.T, n int) *Writers {
-	w := NewWriters(n)
+func crew(t *testing.T, n int) *WriterPool {
+	w := NewWriterPool(n)
 	t.Cleanup(w.Close)
 	return w
 }
@@ -40,11 +40,11 @@ type line struct {
 }
 
 // pipe makes a line, to whose peer w writes.
-func pipe(t *testing.T, w *Writers) *line {
+func pipe(t *testing.T, w *WriterPool) *line {
 	ours, peer := net.Pipe()
 	l := &line{Conn: ours, peer: peer}
-	l.conn = w.Conn(l)
-	t.Cleanup(func() { l.conn.CutOff(); peer.Close() })
+	l.conn = w.NewConn(l)
+	t.Cleanup(func() { l.conn.CloseNow(); peer.Close() })
 	return l
 }
 
@@ -144,7 +144,7 @@ func talk(t *testing.T, script string) (lines map[string]*line) {
 			"flush":  func(string) { go l.conn.Flush() },
 			"ask": func(string) {
 				go func(c *Conn) {
-					typed, err := c.Ask()
+					typed, err := c.ReadLine()
 					if err != nil {
 						typed += fmt.Sprintf("(%v)", err)
 					}
@@ -154,13 +154,13 @@ func talk(t *testing.T, script string) (lines map[string]*line) {
 			"err":       func(string) { notes.Print(l.conn.Err()) },
 			"end":       func(words string) { l.conn.End(words) },
 			"close":     func(string) { go func(c *Conn) { c.Close(); notes.Print("closed") }(l.conn) },
-			"cut":       func(string) { l.conn.CutOff() },
+			"cut":       func(string) { l.conn.CloseNow() },
 			"join":      func(string) { g.Add(l.conn) },
-			"leave":     func(string) { notes.Print("was a member: ", g.Leave(l.conn)) },
+			"leave":     func(string) { notes.Print("was a member: ", g.Remove(l.conn)) },
 			"all":       func(text string) { g.Announce(notice(text), nil) },
 			"others":    func(text string) { g.Announce(notice(text), l.conn) },
 			"ring":      func(string) { <-g.Due.C; g.Broadcast(status("[x]")) },
-			"end-group": func(words string) { g.End(words) },
+			"end-group": func(words string) { g.EndAll(words) },
 			// The peer:
 			"type": func(lines string) { go io.WriteString(l.peer, strings.ReplaceAll(lines, " ", "\n")+"\n") },
 			"pour": func(text string) { // and note that all is taken
@@ -176,8 +176,8 @@ func talk(t *testing.T, script string) (lines map[string]*line) {
 			"time":      func(string) { notes.Print(time.Since(start)) },
 			"stopped":   func(pause string) { l.stop, _ = time.ParseDuration(pause) },
 			"cut-cable": func(string) { l.err = syscall.EHOSTUNREACH },
-			"no-places": func(string) { l.conn.writers = &Writers{} },
-			"no-crew":   func(string) { l.conn.writers = &Writers{ready: make(chan []*Conn, 1)} },
+			"no-places": func(string) { l.conn.writers = &WriterPool{} },
+			"no-crew":   func(string) { l.conn.writers = &WriterPool{ready: make(chan []*Conn, 1)} },
 			"crew":      func(string) { writeAll(<-l.conn.writers.ready, newTryWrite()) },
 		})
 	})
@@ -326,7 +326,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// CutOff ends everything at once, whoever waits for whatever: it leaves no goroutine behind.
+// CloseNow ends everything at once, whoever waits for whatever: it leaves no goroutine behind.
 func TestCutOff(t *testing.T) {
 	const ended = " | use of closed network connection"
 	const asked = " | (use of closed network connection)"
@@ -367,10 +367,10 @@ func TestAnnounce(t *testing.T) {
 
 // All are told before the first is written to. (The test itself is the crew.)
 func TestAnnounceQueuesFirst(t *testing.T) {
-	w := &Writers{ready: make(chan []*Conn, 3)}
+	w := &WriterPool{ready: make(chan []*Conn, 3)}
 	g := NewGroup(time.Hour)
 	for range 100 {
-		g.Add(w.Conn(nil))
+		g.Add(w.NewConn(nil))
 	}
 	g.Announce(NewNotice([]byte("all")), nil)
 	if first, second := <-w.ready, <-w.ready; len(first) != 64 || len(second) != 36 || len(w.ready) != 0 {
@@ -431,8 +431,8 @@ func TestFeed(t *testing.T) {
 			if now := &f.texts[:cap(f.texts)][cap(f.texts)-1]; now != last {
 				copied, last = copied+1, now
 			}
-			statuses = append(statuses, f.Status())
-			if part := statuses[n].parts[1]; f.Status() != statuses[n] || &part[len(part)-1] != &f.texts[len(f.texts)-2] {
+			statuses = append(statuses, f.Snapshot())
+			if part := statuses[n].parts[1]; f.Snapshot() != statuses[n] || &part[len(part)-1] != &f.texts[len(f.texts)-2] {
 				t.Error("a status is made twice, or its texts are copied")
 			}
 		}
@@ -453,7 +453,7 @@ func TestFeed(t *testing.T) {
 func TestSocketLastWords(t *testing.T) {
 	ours, peer := tcp(t)
 	peer.SetReadBuffer(32 << 10) // so that they wait on our side
-	c := crew(t, 1).Conn(ours)
+	c := crew(t, 1).NewConn(ours)
 	io.WriteString(peer, "junk\n"+strings.Repeat("more junk\n", 1000))
 	mustAsk(t, c, "junk", nil)
 	words := strings.Repeat("last words ", 9000)
@@ -467,12 +467,12 @@ func TestSocketLastWords(t *testing.T) {
 // A peer that does not read is cut off when too much waits; the kernel keeps nothing for it then.
 func TestSocketNotReading(t *testing.T) {
 	ours, peer := tcp(t)
-	c := crew(t, 1).Conn(ours)
+	c := crew(t, 1).NewConn(ours)
 	c.Show(NewNotice(make([]byte, 8<<20))) // more than the buffers hold
 	for c.Err() == nil {
 		c.Tell("%01000d", 0)
 	}
-	if n, err := io.Copy(io.Discard, peer); n >= 8<<20 || err == nil || c.Err() != ErrNotReading {
+	if n, err := io.Copy(io.Discard, peer); n >= 8<<20 || err == nil || c.Err() != ErrStalled {
 		t.Errorf("the peer that was cut off got %d bytes and %v, want a reset; %v", n, err, c.Err())
 	}
 }
@@ -489,10 +489,10 @@ func TestSocketManySenders(t *testing.T) {
 	var sending, peers sync.WaitGroup
 	for i := range conns {
 		ours, peer := tcp(t)
-		c := w.Conn(ours)
+		c := w.NewConn(ours)
 		all = append(all, c)
 		peers.Go(func() {
-			c.Ask() // until the end
+			c.ReadLine() // until the end
 			c.Close()
 		})
 		peers.Go(func() {
@@ -520,7 +520,7 @@ func TestSocketManySenders(t *testing.T) {
 					if c.Show(shared); sender == 0 && n == 5*i && i%3 == 1 {
 						c.End("")
 					} else if sender == 0 && n == 5*i && i%3 == 2 {
-						c.CutOff()
+						c.CloseNow()
 					}
 				}
 			}

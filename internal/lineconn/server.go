@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	ErrFull    = errors.New("the server is full")                  // all places are taken
-	ErrTooMany = errors.New("too many terminals from its address") // all places of its address are taken
+	ErrFull        = errors.New("the server is full")                  // all places are taken
+	ErrAddressFull = errors.New("too many terminals from its address") // all places of its address are taken
 )
 
 // A Listener is a net.Listener with a deadline for Accept, such as *net.TCPListener.
@@ -32,7 +32,7 @@ type Server struct {
 	// Refuse takes leave of one that is too many (ErrFull or ErrTooMany) and closes it, in a second or so at most.
 	Refuse func(conn net.Conn, why error)
 
-	Max           int         // conversations at once; 0: no limit
+	MaxConns      int         // conversations at once; 0: no limit
 	MaxPerAddress int         // of one network address, loopback not counted; 0: no limit
 	Log           *log.Logger // must not make anyone wait: everybody who comes or leaves would
 
@@ -84,7 +84,7 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 					s.give(from)
 					s.running.Done()
 				}()
-			case why == ErrTooMany && len(refusals) == cap(refusals):
+			case why == ErrAddressFull && len(refusals) == cap(refusals):
 				conn.Close() // without a word: one address must not make the others wait
 			default:
 				select { // with all of those taken, who comes next waits for one: a second or so
@@ -129,9 +129,9 @@ func (s *Server) take(from netip.Prefix) error {
 			c.said, s.tooManySaid = true, time.Now()
 			s.from[from] = c
 		}
-		return ErrTooMany
+		return ErrAddressFull
 	}
-	if s.Max > 0 && s.all.size >= s.Max {
+	if s.MaxConns > 0 && s.all.size >= s.MaxConns {
 		if !s.all.said && time.Since(s.fullSaid) >= time.Second {
 			for other, o := range s.from {
 				if o.size > c.size {
@@ -153,7 +153,7 @@ func (s *Server) take(from netip.Prefix) error {
 func (s *Server) give(from netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all.leave(s.Max) {
+	if s.all.leave(s.MaxConns) {
 		s.Log.Print("there is room again")
 	}
 	c := s.from[from]

@@ -65,7 +65,7 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 		d = &desk{conns: make(chan net.Conn), start: time.Now()}
 		d.closed, d.close = context.WithCancel(t.Context())
 		var staying atomic.Int32
-		s := &Server{Max: places, MaxPerAddress: perAddress, Log: log.New(io.Discard, " | ", 0)}
+		s := &Server{MaxConns: places, MaxPerAddress: perAddress, Log: log.New(io.Discard, " | ", 0)}
 		meet := func(conn net.Conn, how string) {
 			staying.Add(1)
 			s.Log.Print(how)
@@ -75,7 +75,7 @@ func serve(t *testing.T, places, perAddress int, script string) *desk {
 		}
 		s.Handle = func(conn net.Conn, from netip.Prefix) { meet(conn, name(from)) }
 		s.Refuse = func(conn net.Conn, why error) {
-			meet(conn, map[error]string{ErrFull: "full", ErrTooMany: "too many"}[why])
+			meet(conn, map[error]string{ErrFull: "full", ErrAddressFull: "too many"}[why])
 		}
 		ended, waited := make(chan bool), make(chan int32)
 		go func() { s.Serve(ctx, d); close(ended) }()

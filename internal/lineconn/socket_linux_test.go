@@ -81,11 +81,11 @@ func TestIdleIsSmall(t *testing.T) {
 	stackBefore, heapBefore := memory()
 	var all [conns]*Conn
 	for i, peer := range peers {
-		c := w.Conn(ours[i])
+		c := w.NewConn(ours[i])
 		all[i] = c
 		go func() {
 			c.Tell("question")
-			for _, err := c.Ask(); err == nil; _, err = c.Ask() {
+			for _, err := c.ReadLine(); err == nil; _, err = c.ReadLine() {
 				c.Tell("answer")
 			}
 		}()
@@ -132,7 +132,7 @@ func TestPatienceSeesQueue(t *testing.T) {
 		}
 		c.Tell("hello") // is no progress
 		start := time.Now()
-		mustAsk(t, c, "", ErrNotReading)
+		mustAsk(t, c, "", ErrStalled)
 		if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
 			t.Errorf("it was cut off after %v, want 30 s", took)
 		}
@@ -182,11 +182,11 @@ func TestVanish(t *testing.T) {
 			if err := errors.Join(err, dialErr); err != nil {
 				t.Fatal(err)
 			}
-			c := crew(t, 1).Conn(ours)
+			c := crew(t, 1).NewConn(ours)
 			sh(tt.vanish)
 			start := time.Now()
 			c.Tell("%s", tt.words)
-			c.Ask()
+			c.ReadLine()
 			took := time.Since(start)
 			if t.Logf("noticed after %v: %v", took, c.Err()); took > tt.most {
 				t.Errorf("it took more than %v", tt.most)
@@ -215,7 +215,7 @@ func TestSlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer peer.Close()
-	c := crew(t, 1).Conn(ours)
+	c := crew(t, 1).NewConn(ours)
 	for range 10 {
 		c.Tell("%s", strings.Repeat("x", 20<<10))
 		time.Sleep(8 * time.Second)
@@ -224,5 +224,5 @@ func TestSlowReader(t *testing.T) {
 	if err := c.Err(); err != nil {
 		t.Error(err)
 	}
-	c.CutOff()
+	c.CloseNow()
 }

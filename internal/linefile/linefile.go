@@ -4,7 +4,7 @@
 // What stands after the last newline is the tail. How to tell that a line is as it was written is up to the caller.
 //
 // Append syncs the file, so that a line is on disk before anybody is told of it. A crash before that leaves nothing of
-// it, all of it, or a part without newline: the tail. CutTail removes a tail, as the next Append does; KeepTail makes it
+// it, all of it, or a part without newline: the tail. DropPartial removes a tail, as the next Append does; CompletePartial makes it
 // a line. If writing or syncing fails, what was written is taken back; if even that fails, the next change does it first:
 // nothing is ever written behind the remains of a line. A new file could be gone after a crash, so its folder is synced.
 //
@@ -108,9 +108,9 @@ func wholeLines(r io.ReaderAt, size int64) (int64, error) {
 	return 0, nil
 }
 
-// Lines returns a reading of the file from its first line to its tail, as [NewLines] does.
-func (f *File) Lines(max int) *Lines {
-	return NewLines(io.NewSectionReader(f.disk, 0, f.end), max)
+// Scanner returns a reading of the file from its first line to its tail, as [NewScanner] does.
+func (f *File) Scanner(max int) *Scanner {
+	return NewScanner(io.NewSectionReader(f.disk, 0, f.end), max)
 }
 
 // Append adds line, which must hold no newline. When it returns nil, the line is on disk and a tail is gone.
@@ -125,34 +125,34 @@ func (f *File) Append(line []byte) error {
 	return f.write(f.whole, append(bytes.Clone(line), '\n'))
 }
 
-// KeepTail makes the tail that Open found a line. When it returns nil, the line is on disk, or there is no
+// CompletePartial makes the tail that Open found a line. When it returns nil, the line is on disk, or there is no
 // such tail. Otherwise the file is as before.
-func (f *File) KeepTail() error {
+func (f *File) CompletePartial() error {
 	if f.end == f.whole {
 		return nil
 	}
 	return f.write(f.end, []byte{'\n'})
 }
 
-// CutTail removes the tail. When it returns nil, that is on disk, or there is no tail.
-func (f *File) CutTail() error {
-	if f.TailSize() == 0 {
+// DropPartial removes the tail. When it returns nil, that is on disk, or there is no tail.
+func (f *File) DropPartial() error {
+	if f.PartialSize() == 0 {
 		return nil
 	}
 	return f.prepare(f.whole)
 }
 
-// TailSize returns how many bytes stand after the whole lines: a tail that Open found, or the remains of a failed Append.
-func (f *File) TailSize() int64 {
+// PartialSize returns how many bytes stand after the whole lines: a tail that Open found, or the remains of a failed Append.
+func (f *File) PartialSize() int64 {
 	if f.left == nil {
 		return f.end - f.whole
 	}
 	return f.left.Size() - f.whole
 }
 
-// BeginsAs reports whether the file, as far as it goes, begins with these words. Zeros behind a part of them, which a power
+// HasPrefix reports whether the file, as far as it goes, begins with these words. Zeros behind a part of them, which a power
 // cut may leave, do not count.
-func (f *File) BeginsAs(words string) bool {
+func (f *File) HasPrefix(words string) bool {
 	begin := make([]byte, len(words))
 	n, _ := f.disk.ReadAt(begin, 0) // less, or an error, leaves zeros
 	return strings.HasPrefix(words, strings.TrimRight(string(begin[:n]), "\x00"))
@@ -243,8 +243,8 @@ func (f *File) remember() (err error) {
 	return err
 }
 
-// OpenAsItIs opens a file, which may be in use, to be read up to the size that it has now.
-func OpenAsItIs(name string) (io.ReadCloser, error) {
+// OpenSnapshot opens a file, which may be in use, to be read up to the size that it has now.
+func OpenSnapshot(name string) (io.ReadCloser, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -256,18 +256,18 @@ func OpenAsItIs(name string) (io.ReadCloser, error) {
 	}{io.NewSectionReader(file, 0, size), file}, err
 }
 
-// Lines is a reading of lines: a [bufio.Scanner] that counts them. Its memory is bounded by the longest line.
+// Scanner is a reading of lines: a [bufio.Scanner] that counts them. Its memory is bounded by the longest line.
 // Scan goes on to the next whole line. It returns false when there is none, or after an error.
-type Lines struct {
+type Scanner struct {
 	*bufio.Scanner
 	max    int
 	number int
 	tail   []byte
 }
 
-// NewLines returns a reading of r. A line or a tail of more than max bytes, without the newline, is an error.
-func NewLines(r io.Reader, max int) *Lines {
-	l := &Lines{Scanner: bufio.NewScanner(r), max: max}
+// NewScanner returns a reading of r. A line or a tail of more than max bytes, without the newline, is an error.
+func NewScanner(r io.Reader, max int) *Scanner {
+	l := &Scanner{Scanner: bufio.NewScanner(r), max: max}
 	l.Buffer(make([]byte, min(max+1, 64<<10)), max+1)
 	l.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
@@ -284,13 +284,13 @@ func NewLines(r io.Reader, max int) *Lines {
 }
 
 // Number returns the number of the line last scanned, from 1.
-func (l *Lines) Number() int { return l.number }
+func (l *Scanner) Number() int { return l.number }
 
-// Tail returns what stands after the last newline, once Scan has returned false without an error.
-func (l *Lines) Tail() []byte { return l.tail }
+// Partial returns what stands after the last newline, once Scan has returned false without an error.
+func (l *Scanner) Partial() []byte { return l.tail }
 
 // Err returns what ended the reading early, and on which line; nil if nothing did.
-func (l *Lines) Err() error {
+func (l *Scanner) Err() error {
 	err := l.Scanner.Err()
 	if err == bufio.ErrTooLong {
 		err = fmt.Errorf("it is longer than %d bytes", l.max)

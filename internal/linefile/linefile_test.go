@@ -103,7 +103,7 @@ func edit(name, content string, when int64) error {
 }
 
 // read returns the whole lines, "|", and the tail or the error; it checks the numbers.
-func read(l *Lines) string {
+func read(l *Scanner) string {
 	all := ""
 	for n := 1; l.Scan(); n++ {
 		if all += l.Text() + "\n"; l.Number() != n {
@@ -113,12 +113,12 @@ func read(l *Lines) string {
 	if l.Scan() || l.Err() != nil {
 		return fmt.Sprint(all, "|", l.Err())
 	}
-	return all + "|" + string(l.Tail())
+	return all + "|" + string(l.Partial())
 }
 
 // look says what the file of d and f is like.
 func look(d *testDisk, f *File) string {
-	return fmt.Sprintf("%q, synced %q, read %q, tail size %d", d.content(), d.synced, read(f.Lines(5)), f.TailSize())
+	return fmt.Sprintf("%q, synced %q, read %q, tail size %d", d.content(), d.synced, read(f.Scanner(5)), f.PartialSize())
 }
 
 // good is what look says of a file of such lines and tail, which are synced.
@@ -128,7 +128,7 @@ func good(whole, tail string) string {
 
 // do does the steps in turn: A appends a line, "new"; K keeps the tail; C cuts it off.
 func do(f *File, steps string) (err error) {
-	does := map[rune]func() error{'A': func() error { return f.Append([]byte("new")) }, 'K': f.KeepTail, 'C': f.CutTail}
+	does := map[rune]func() error{'A': func() error { return f.Append([]byte("new")) }, 'K': f.CompletePartial, 'C': f.DropPartial}
 	for _, step := range steps {
 		err = errors.Join(err, does[step]())
 	}
@@ -173,12 +173,12 @@ func TestBrokenDisk(t *testing.T) {
 				if err == nil {
 					continue
 				}
-				same(t, what, read(f.Lines(5)), c.whole+"|"+c.tail)
+				same(t, what, read(f.Scanner(5)), c.whole+"|"+c.tail)
 				if d.fault("cut") == nil {
 					same(t, what, d.content(), c.whole+c.tail)
 				}
 				if seen {
-					same(t, what, f.TailSize(), len(d.content())-len(c.whole))
+					same(t, what, f.PartialSize(), len(d.content())-len(c.whole))
 				}
 				if seen || c.mended != "KC" { // else nobody knows of the remains
 					d.full, d.broken = 0, ""
@@ -194,7 +194,7 @@ func TestBrokenDisk(t *testing.T) {
 func TestNothingLost(t *testing.T) {
 	d, f := openTest(t, "one\ntail")
 	d.broken = "cut"
-	same(t, "cut, add, keep", fmt.Sprint(f.CutTail(), do(f, "A"), f.KeepTail()), fmt.Sprint(errDisk, errDisk, nil))
+	same(t, "cut, add, keep", fmt.Sprint(f.DropPartial(), do(f, "A"), f.CompletePartial()), fmt.Sprint(errDisk, errDisk, nil))
 	same(t, "a tail that could not be cut", look(d, f), good("one\ntail\n", ""))
 	d.full, d.broken = 12, "cut stat" // nobody sees what is left
 	do(f, "A")
@@ -258,12 +258,12 @@ func TestReopen(t *testing.T) {
 // A file that is opened as it is may be in use, and ends where it ended then.
 func TestOpenAsItIs(t *testing.T) {
 	_, f := openTest(t, "one\ntail")
-	r, err := OpenAsItIs(f.name)
+	r, err := OpenSnapshot(f.name)
 	same(t, "open", errors.Join(err, edit(f.name, "one\ntail and more", 2)), nil)
 	data, err := io.ReadAll(r)
 	same(t, "it holds", string(data), "one\ntail")
 	same(t, "it can be closed once", fmt.Sprint(err, r.Close(), r.Close() != nil), "<nil> <nil> true")
-	_, err = OpenAsItIs(f.name + ".none")
+	_, err = OpenSnapshot(f.name + ".none")
 	same(t, "there is no file", errors.Is(err, os.ErrNotExist), true)
 }
 
@@ -305,7 +305,7 @@ func TestOpenReadsTheEnd(t *testing.T) {
 	for _, whole := range []int{0, 1, 5, block - 1, block, block + 1, 9 * block} {
 		for _, tail := range []int{0, 1, block - 1, block, block + 1, 3 * block} {
 			d, f := openTest(t, strings.Repeat("\n", whole)+strings.Repeat("x", tail))
-			if f.whole != int64(whole) || f.TailSize() != int64(tail) || d.reads > int64(tail+block) {
+			if f.whole != int64(whole) || f.PartialSize() != int64(tail) || d.reads > int64(tail+block) {
 				t.Errorf("of %d + %d bytes, %d are whole lines, and %d were read", whole, tail, f.whole, d.reads)
 			}
 		}
@@ -318,7 +318,7 @@ func TestOpenReadsTheEnd(t *testing.T) {
 func TestNowhere(t *testing.T) {
 	f, err := Open("")
 	same(t, "open, add, keep, cut", errors.Join(err, do(f, "AKC")), nil)
-	same(t, "read", fmt.Sprint(read(f.Lines(5)), f.TailSize()), "|0")
+	same(t, "read", fmt.Sprint(read(f.Scanner(5)), f.PartialSize()), "|0")
 	same(t, "add two lines at once, close", fmt.Sprint(f.Append([]byte("a\nb")), f.Close()), "a line cannot hold a newline <nil>")
 }
 
@@ -326,22 +326,22 @@ func TestNowhere(t *testing.T) {
 func TestLongLines(t *testing.T) {
 	for _, most := range []int{0, 5, MaxLine, 3 * MaxLine} {
 		x := strings.Repeat("x", most)
-		same(t, "two of them", read(NewLines(strings.NewReader(x+"\n"+x), most)), x+"\n|"+x)
+		same(t, "two of them", read(NewScanner(strings.NewReader(x+"\n"+x), most)), x+"\n|"+x)
 		for _, over := range []string{"x", "x\nb", strings.Repeat("x", 9*MaxLine)} {
 			in := strings.NewReader("\n" + x + over)
-			same(t, "one more byte", read(NewLines(in, most)), fmt.Sprintf("\n|line 2: it is longer than %d bytes", most))
+			same(t, "one more byte", read(NewScanner(in, most)), fmt.Sprintf("\n|line 2: it is longer than %d bytes", most))
 			same(t, "most is not read", in.Len() >= len(over)-5*MaxLine, true)
 		}
 	}
-	l := NewLines(io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(errDisk)), 5)
+	l := NewScanner(io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(errDisk)), 5)
 	same(t, "an error of reading", read(l), "a\n|line 2: the disk is broken")
 	same(t, "it is wrapped", errors.Is(l.Err(), errDisk), true)
-	l = NewLines(strings.NewReader("a\ntail"), 9)
+	l = NewScanner(strings.NewReader("a\ntail"), 9)
 	l.Scan()
 	buffer := l.Bytes()[:6:6]
 	l.Scan()
 	clear(buffer)
-	same(t, "the tail is a copy", string(l.Tail()), "tail")
+	same(t, "the tail is a copy", string(l.Partial()), "tail")
 }
 
 // FuzzLines: whatever the file holds and however it is read, its lines and tail are read up to the first that is too long.
@@ -362,7 +362,7 @@ func FuzzLines(f *testing.F) {
 			want += line
 			number++
 		}
-		same(t, "read", read(NewLines(iotest.HalfReader(strings.NewReader(data)), most)), want+"|"+tail)
+		same(t, "read", read(NewScanner(iotest.HalfReader(strings.NewReader(data)), most)), want+"|"+tail)
 	})
 }
 

@@ -20,8 +20,8 @@ const (
 	burst  = 60
 )
 
-// Roll is the list of validators and their stakes, and what is new in it. It has one owner.
-type Roll struct {
+// Roster is the list of validators and their stakes, and what is new in it. It has one owner.
+type Roster struct {
 	// Due rings when there is something to Show.
 	Due *time.Timer
 
@@ -48,22 +48,22 @@ func (s *some) add(what string) {
 	s.count++
 }
 
-// NewRoll is a list of nobody.
-func NewRoll() *Roll {
+// NewRoster is a list of nobody.
+func NewRoster() *Roster {
 	due := time.NewTimer(time.Hour)
 	due.Stop() // until there is news
-	return &Roll{Due: due, stakes: map[string]int64{}}
+	return &Roster{Due: due, stakes: map[string]int64{}}
 }
 
 // Join adds a validator at a new address.
-func (r *Roll) Join(address string, stake int64) {
+func (r *Roster) Join(address string, stake int64) {
 	r.stakes[address] = stake
 	r.total.Add(&r.total, big.NewInt(stake))
 	r.fresh().joined.add(address)
 }
 
 // Leave takes a validator off the list, if it is there.
-func (r *Roll) Leave(address string) {
+func (r *Roster) Leave(address string) {
 	if _, there := r.stakes[address]; !there {
 		return
 	}
@@ -71,23 +71,23 @@ func (r *Roll) Leave(address string) {
 }
 
 // Slash takes a validator off the list for what it has typed, which is shown as it is given: quoted.
-func (r *Roll) Slash(address, typed string) {
+func (r *Roster) Slash(address, typed string) {
 	r.fresh().slashed.add(fmt.Sprintf("%s\n    %d tokens, for %s", address, r.remove(address), typed))
 }
 
-func (r *Roll) remove(address string) (stake int64) {
+func (r *Roster) remove(address string) (stake int64) {
 	stake = r.stakes[address]
 	delete(r.stakes, address)
 	r.total.Sub(&r.total, big.NewInt(stake))
 	return stake
 }
 
-// CutOff notes that a terminal was cut off, since it did not read.
-func (r *Roll) CutOff() { r.fresh().cutOff++ }
+// Disconnected notes that a terminal was cut off, since it did not read.
+func (r *Roster) Disconnected() { r.fresh().cutOff++ }
 
 // fresh is the news, to be added to. Due rings soon after the first, but whoever joins and leaves all day long must not
 // fill a disk.
-func (r *Roll) fresh() *news {
+func (r *Roster) fresh() *news {
 	if r.news == nil {
 		now := time.Now()
 		if r.paid.Before(now) {
@@ -101,7 +101,7 @@ func (r *Roll) fresh() *news {
 }
 
 // Show shows the list and what is new on w, and warnings on l. It is to be called when Due has rung.
-func (r *Roll) Show(w io.Writer, l *log.Logger) {
+func (r *Roster) Show(w io.Writer, l *log.Logger) {
 	fresh := r.news
 	r.news = nil
 	if fresh.cutOff > 0 {

@@ -1,11 +1,12 @@
-// Command proofofstake is a proof-of-stake blockchain that people run with nothing but netcat: whoever connects is a
-// validator who stakes tokens and types pulses (BPM), and a lottery weighted by stake decides whose block is forged. It
-// follows the tutorial "Code your own Proof of Stake blockchain in Go!" function by function; README.md says where it
-// differs, and why.
+// Command proofofstake runs a proof-of-stake blockchain that people play with nothing but netcat. Players connect,
+// stake tokens and type their pulse (BPM) to propose a block. At the end of each round, a lottery weighted by stake
+// picks the block that is added to the chain.
+//
+// The program follows the tutorial "Code your own Proof of Stake blockchain in Go!" function by function. README.md
+// lists the differences and the reasons for them.
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -21,44 +22,41 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/davecgh/go-spew/spew"
-	"github.com/joho/godotenv"
 
 	"proofofstake/internal/console"
 	"proofofstake/internal/draw"
+	"proofofstake/internal/ledger"
 	"proofofstake/internal/lineconn"
 	"proofofstake/internal/linefile"
+	"proofofstake/internal/settings"
 )
 
 // ---- Blocks ----
 
-// Block is one entry of the chain: a pulse, and the validator who forged it.
+// Block is one entry of the chain: a BPM, and the address of the validator who forged the block.
 type Block struct {
 	Index     int
-	Timestamp string // RFC 3339, UTC, with all nine digits of the nanoseconds
+	Timestamp string // RFC 3339, in UTC, with all nine digits of the nanoseconds
 	BPM       int
-	Hash      string // of all the other fields, see calculateBlockHash
+	Hash      string // see calculateBlockHash
 	PrevHash  string
 	Validator string
 }
 
-// calculateHash is the SHA-256 of s in lower-case hex.
+// calculateHash returns the SHA-256 of s in lower-case hex.
 func calculateHash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
 }
 
-// calculateBlockHash is the hash of everything that block says. Each field ends in a newline, so that no two blocks
-// share a record and anyone can repeat it:
+// calculateBlockHash returns the hash of all fields of block except Hash. Each field ends in a newline, so that two
+// different blocks never hash the same input, and anyone can recompute the hash:
 //
 //	printf '%s\n' "$index" "$timestamp" "$bpm" "$prevhash" "$validator" | sha256sum
 func calculateBlockHash(block Block) string {
@@ -66,14 +64,14 @@ func calculateBlockHash(block Block) string {
 		block.PrevHash + "\n" + block.Validator + "\n")
 }
 
-// timestampLayout is that of Block.Timestamp, for package time.
+// timestampLayout is the layout of Block.Timestamp, for package time.
 const timestampLayout = "2006-01-02T15:04:05.000000000Z"
 
-// beforeGenesis stands for the block that the genesis block follows: there is none.
+// beforeGenesis returns a placeholder for the head of an empty chain, which the genesis block follows.
 func beforeGenesis() Block { return Block{Index: -1} }
 
-// generateBlock makes the block that follows oldBlock. If the clock was set back, it has the time of oldBlock: it is
-// never older.
+// generateBlock returns the block that follows oldBlock. Timestamps never go backwards: if the clock was set back, the
+// new block repeats the timestamp of oldBlock.
 func generateBlock(oldBlock Block, BPM int, address string) Block {
 	newBlock := Block{
 		Index:     oldBlock.Index + 1,
@@ -86,169 +84,175 @@ func generateBlock(oldBlock Block, BPM int, address string) Block {
 	return newBlock
 }
 
-// isBlockValid says why newBlock may not follow oldBlock; nil if it may.
-func isBlockValid(newBlock, oldBlock Block) error {
+// isBlockValid reports whether newBlock can follow oldBlock.
+func isBlockValid(newBlock, oldBlock Block) bool { return validateBlock(newBlock, oldBlock) == nil }
+
+// validateBlock returns an error that says why newBlock cannot follow oldBlock, or nil if it can.
+func validateBlock(newBlock, oldBlock Block) error {
+	index := newBlock.Index
 	switch {
-	case newBlock.Index != oldBlock.Index+1:
-		return fmt.Errorf("wrong index: block %d in the place of block %d", newBlock.Index, oldBlock.Index+1)
+	case index != oldBlock.Index+1:
+		return fmt.Errorf("wrong index: found block %d, want block %d", index, oldBlock.Index+1)
 	case newBlock.PrevHash != oldBlock.Hash:
-		return fmt.Errorf("wrong link: block %d does not name the hash of the block before it", newBlock.Index)
+		return fmt.Errorf("wrong previous hash: block %d does not point to the block before it", index)
 	case newBlock.Hash != calculateBlockHash(newBlock):
-		return fmt.Errorf("wrong hash: that of block %d is not the hash of its content", newBlock.Index)
-	case newBlock.Index == 0 && (newBlock.BPM != 0 || newBlock.Validator != ""):
-		return errors.New("wrong genesis: block 0 has a pulse or a validator")
-	case newBlock.BPM < 0:
-		return fmt.Errorf("wrong BPM: that of block %d is below 0", newBlock.Index)
-	case newBlock.Index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
-		return fmt.Errorf("wrong validator: that of block %d is no SHA-256", newBlock.Index)
+		return fmt.Errorf("wrong hash: block %d does not match its hash", index)
+	case index == 0 && (newBlock.BPM != 0 || newBlock.Validator != ""):
+		return errors.New("wrong genesis block: it has a BPM or a validator")
+	case index > 0 && !isPulse(newBlock.BPM):
+		return fmt.Errorf("wrong BPM: block %d has %d, want %s", index, newBlock.BPM, pulseRule)
+	case index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
+		return fmt.Errorf("wrong validator: block %d names no SHA-256 address", index)
 	}
-	// time.RFC3339Nano is read much faster than the layout; what else it allows is checked for.
+	// Parsing as time.RFC3339Nano is much faster than as timestampLayout but accepts more, so check the rest by hand.
 	at := newBlock.Timestamp
-	if _, err := time.Parse(time.RFC3339Nano, at); err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z' {
-		return fmt.Errorf("wrong timestamp: that of block %d is not as in %s", newBlock.Index, timestampLayout)
+	_, err := time.Parse(time.RFC3339Nano, at)
+	if err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z' {
+		return fmt.Errorf("wrong timestamp: block %d does not have the form %s", index, timestampLayout)
 	}
 	return nil
 }
 
-// blockScanner reads a chain file from genesis on and checks each block against the one before. It is used as a
-// bufio.Scanner; head is what Scan has read, and Err names the line.
-type blockScanner struct {
-	*linefile.Scanner
-	head Block // the block last read
-	err  error
-}
-
-func newBlockScanner(lines *linefile.Scanner) *blockScanner {
-	return &blockScanner{Scanner: lines, head: beforeGenesis()}
-}
-
-// Scan reads the next block. It returns false at the end and at the first fault.
-func (s *blockScanner) Scan() bool {
-	if s.err != nil || !s.Scanner.Scan() {
-		return false
+// decodeNext decodes a line of the chain file as the block that follows oldBlock.
+func decodeNext(line []byte, oldBlock Block) (newBlock Block, err error) {
+	if err = linefile.Decode(line, &newBlock); err == nil {
+		err = validateBlock(newBlock, oldBlock)
 	}
-	block, err := s.follows(s.Bytes())
+	return newBlock, err
+}
+
+// ---- Pulses and stakes ----
+
+// The rule for the payload of a block, and how the help explains it.
+const (
+	pulseRule = "a whole number, 0 or more"
+	pulseHelp = "Type your pulse, a whole number such as 72. It proposes the next block.\n"
+)
+
+// isPulse reports whether a block may have this BPM.
+func isPulse(bpm int) bool { return bpm >= 0 }
+
+// parsePulse parses a BPM. Its error says why the validator is slashed. If err, the error from reading the line, is not
+// nil, typed is not a BPM.
+func parsePulse(typed string, err error) (int, error) {
+	bpm, parseErr := strconv.Atoi(typed)
+	if err != nil || parseErr != nil || !isPulse(bpm) {
+		return 0, errors.New("not a BPM (" + pulseRule + ")")
+	}
+	return bpm, nil
+}
+
+// parseStake parses a stake of 1 to limit tokens. Its error tells the player what to type instead. If err, the error
+// from reading the line, is not nil, parseStake returns it.
+func parseStake(typed string, err error, limit int64) (int64, error) {
 	if err != nil {
-		s.err = fmt.Errorf("line %d: %w", s.Number(), err)
-		return false
+		return 0, err
 	}
-	s.head = block
-	return true
-}
-
-// follows reads line as the block that follows the head.
-func (s *blockScanner) follows(line []byte) (block Block, err error) {
-	if err = linefile.Decode(line, &block); err == nil {
-		err = isBlockValid(block, s.head)
+	stake, err := strconv.ParseInt(typed, 10, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return 0, errors.New("enter a whole number, such as 100")
+	case stake > limit || err != nil && stake > 0:
+		return 0, fmt.Errorf("the maximum is %d", limit)
+	case stake < 1:
+		return 0, errors.New("the minimum is 1")
 	}
-	return block, err
+	return stake, nil
 }
-
-// Err is the first fault; nil: there was none.
-func (s *blockScanner) Err() error { return cmp.Or(s.err, s.Scanner.Err()) }
 
 // ---- The network's state ----
 
-// network is what the validators share. Its goroutine, run, is the lottery: it alone touches what stands below "owned
-// by run", so that what happens to the network happens in one order, and every terminal is told of it in that order.
-// Candidate blocks reach it over a channel, as in the tutorial, and may have to wait until a block is kept; all else
-// that terminals do is a function that run calls at once (see do).
+// network is the state that all clients share. One goroutine, run, owns the fields marked "Owned by run". So events
+// happen in one order, and every client hears about them in that order. Candidate blocks reach run over a channel, as
+// in the tutorial, and may have to wait while a block is being saved. All other requests from clients are functions
+// that run calls right away (see do).
 type network struct {
-	settings
-	console io.Writer   // shows what the tutorial shows; must not make run wait
-	log     *log.Logger // warnings and errors; must not make run wait
+	settings.Settings
+	console io.Writer            // shows what the tutorial shows; its Write must not block
+	log     *log.Logger          // for warnings and errors; must not block
+	ledger  *ledger.Ledger       // saves blocks and how they were drawn, so that run never waits for a disk
+	writers *lineconn.WriterPool // sends what clients get, so that run never waits for a client
 
-	candidateBlocks chan candidate
+	candidateBlocks chan proposal
 	calls           chan func()
-	kept            chan struct{}        // keep is done
-	stopped         chan struct{}        // closed when run has returned
-	announcements   *lineconn.WriterPool // carry what terminals are told, so that run never waits for one
+	stopped         chan struct{} // closed when run has returned
 
 	// Owned by run.
-	head       Block                // the newest block
-	newest     *lineconn.Feed       // blocks, as a broadcast shows them
-	lastDraw   *lineconn.Notice     // how the head was drawn
-	terminals  *lineconn.Group      // all that hear announcements and broadcasts
-	validators *console.Roster      // and what the console shows of them
-	round      *draw.Draw           // the open round; while a block is being kept, the one that it has won
-	proposers  []*terminal          // of its proposals, in order; nil: it has left, or was slashed
-	origins    map[netip.Prefix]int // of its proposals
-	roundEnds  time.Time
-	roundEnd   <-chan time.Time // comes then
-	drawn      *drawnBlock      // being kept; nil: a round is open
-	patience   <-chan time.Time // while it is not nil, proposals wait for the drawn block; comes after a second
-	lateSaid   time.Time        // when the log was last told that a block is late
-
-	// Owned by keep while there is a drawn block, else by run.
-	chain, draws *linefile.File
-	keeping      sync.WaitGroup
+	head         Block            // the newest block, which everyone knows
+	recentBlocks *lineconn.Feed   // as a broadcast shows them
+	lastDraw     *lineconn.Notice // shows how the head was drawn
+	clients      *lineconn.Group  // receive announcements and broadcasts
+	validators   map[string]int64 // the stake of each address, in tokens
+	roster       *console.Roster  // shows the changes of validators on the console
+	round        *round           // the open round, or the last one while its block is pending
+	pending      *pendingBlock    // the block being saved, or nil while a round is open
+	saveTimer    <-chan time.Time // fires when proposals have waited long enough for pending; nil if none wait
 }
 
-// terminal is one connection. A handler reads from it, and looks at the address when run has answered; all else is
-// run's.
-type terminal struct {
+// client is one connection. Its handler reads from it, and reads address after run has answered. Run owns all other
+// fields.
+type client struct {
 	*lineconn.Conn
-	from     netip.Prefix // its network address; zero: not counted
-	address  string       // of its validator; empty until it has staked
-	stake    int64        // in tokens
-	proposal int          // in the round, numbered from 1; 0: none, or it is decided
-	ended    bool         // its input has ended: it leaves when its proposal is decided
-	tries    int8         // to type a stake
+	from       netip.Prefix // its network address; zero if it is exempt from the limits
+	address    string       // of its validator; empty until it has staked
+	proposal   *proposal    // in the round; nil if it has none
+	inputEnded bool         // it is removed when its proposal is decided
+	tries      int8         // bad stakes so far
 }
 
-// The prompts of a terminal: the questions it is at.
-const (
-	stakePrompt = "Enter token balance:"
-	bpmPrompt   = "\nEnter a new BPM:"
-	noPrompt    = "" // its input has ended
-)
-
-// goodbye is what every terminal hears last when the server stops.
-const goodbye = "\nthe server is shutting down\n"
-
-// candidate is a block that a validator proposes for the next place in the chain.
-type candidate struct {
-	terminal *terminal
-	bpm      int
+// proposal is a block that a validator offers for the next place in the chain: the tutorial's candidate block.
+type proposal struct {
+	client *client // nil when it has left
+	bpm    int
+	entry  int // its index in the draw
 }
 
-// drawnBlock is a block that was drawn and is not announced yet. Nobody changes it.
-type drawnBlock struct {
+// round is the time in which proposals count. The draw has an entry for each proposal, in the same order.
+type round struct {
+	*draw.Draw
+	proposals []*proposal
+	from      map[netip.Prefix]int // the number of proposals from each network address
+	deadline  time.Time
+	timer     <-chan time.Time // fires at the deadline
+}
+
+// add adds a proposal by client c, with all of its stake, and returns its first and last ticket.
+func (r *round) add(c *client, stake int64, bpm int) (first, last *big.Int) {
+	c.proposal = &proposal{client: c, bpm: bpm, entry: len(r.proposals)}
+	r.proposals = append(r.proposals, c.proposal)
+	r.from[c.from]++
+	return r.Add(draw.Entry{Name: c.address, Tickets: stake, Note: strconv.Itoa(bpm)})
+}
+
+// pendingBlock is a block that has won its round but has not been announced yet. It is immutable.
+type pendingBlock struct {
 	Block
-	draw.Outcome
-	lines string     // of its draw
-	next  *draw.Draw // of the round that opens when it is kept
+	draw.Outcome            // of the round that it won
+	next         *draw.Draw // decides the round that opens when the block is saved
 }
 
-// newNetwork goes on with the chain in the chain file, or starts one with a genesis block. It fails if a file is in use
-// or cannot be written, if the chain file is not a valid chain, or if ctx is done before that is read.
-func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.Logger) (*network, error) {
-	n := &network{
-		settings: s, console: stdout, log: logger,
-		candidateBlocks: make(chan candidate),
-		calls:           make(chan func()),
-		kept:            make(chan struct{}, 1),
-		stopped:         make(chan struct{}),
-		announcements:   lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
-		newest:          lineconn.NewFeed("\n[", "]\n", s.broadcastBlocks),
-		lastDraw:        lineconn.NewNotice([]byte("\nno block was drawn since the server started\n")),
-		terminals:       lineconn.NewGroup(s.broadcastEvery),
-		validators:      console.NewRoster(),
-		origins:         map[netip.Prefix]int{},
-	}
-	var err error
-	n.chain, err = linefile.Open(s.chainFile)
-	if err = about("CHAIN_FILE", s.chainFile, err); err == nil {
-		n.draws, err = linefile.Open(s.drawsFile)
-		err = about("DRAWS_FILE", s.drawsFile, err)
-	}
-	if err == nil {
-		err = about("CHAIN_FILE", s.chainFile, n.restore(ctx))
-	}
-	if err == nil && n.draws.PartialSize() > 0 {
-		err = about("DRAWS_FILE", s.drawsFile, n.cutDraws())
-	}
+// newNetwork loads the chain from the chain file, or starts a new chain with a genesis block. It fails if a file is in
+// use or cannot be written, if the chain is invalid, or if ctx is canceled while the chain is being read.
+func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logger *log.Logger) (*network, error) {
+	files, err := ledger.Open(s.ChainFile, s.DrawsFile, logger)
 	if err != nil {
+		return nil, err
+	}
+	n := &network{
+		Settings: s, console: stdout, log: logger, ledger: files,
+		writers:         lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
+		candidateBlocks: make(chan proposal),
+		calls:           make(chan func()),
+		stopped:         make(chan struct{}),
+		head:            beforeGenesis(),
+		recentBlocks:    lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
+		lastDraw:        lineconn.NewNotice([]byte("\nno block has been drawn yet\n")),
+		clients:         lineconn.NewGroup(s.Broadcast),
+		validators:      map[string]int64{},
+		roster:          console.NewRoster(),
+		round:           &round{},
+	}
+	if err := n.loadChain(ctx); err != nil {
 		n.close()
 		return nil, err
 	}
@@ -256,82 +260,52 @@ func newNetwork(ctx context.Context, s settings, stdout io.Writer, logger *log.L
 	return n, nil
 }
 
-// cutDraws cuts off a last line without its end, if this is a draws file.
-func (n *network) cutDraws() error {
-	if !n.draws.HasPrefix(`{"Index":`) {
-		return errors.New("it is no draws file: name another one")
-	}
-	n.log.Printf(droppingTail, n.drawsFile, n.draws.PartialSize())
-	return n.draws.DropPartial()
-}
-
-// droppingTail is the warning of what is cut from the end of a file.
-const droppingTail = "%s: dropping a last line without its end (%d bytes): it was never announced"
-
-// close gives back what newNetwork took. All terminals must have left.
+// close releases what newNetwork acquired. It must not be called before all clients are gone.
 func (n *network) close() {
-	n.keeping.Wait()
-	n.announcements.Close()
-	n.chain.Close()
-	n.draws.Close()
+	n.ledger.Close()
+	n.writers.Close()
 }
 
-// restore takes the chain from the chain file, or puts the genesis block there. On any fault but a last line without
-// its end the file stays as it is.
-func (n *network) restore(ctx context.Context) error {
-	genesis := generateBlock(beforeGenesis(), 0, "")
-	blocks := newBlockScanner(n.chain.Scanner(linefile.MaxLine))
-	for blocks.Scan() && ctx.Err() == nil {
-		if blocks.head.Index == 0 {
-			genesis = blocks.head
+// loadChain reads the blocks of the chain file, or saves a new genesis block. Then it shows the genesis block on the
+// console.
+func (n *network) loadChain(ctx context.Context) error {
+	var genesis Block
+	err := n.ledger.Load(ctx, func(line []byte) error {
+		block, err := decodeNext(line, n.head)
+		if err != nil {
+			return fmt.Errorf("%w; repair the file, or move it away to start a new chain", err)
 		}
-		n.newest.Add(blocks.Bytes())
-	}
-	if ctx.Err() != nil {
-		return errors.New("stopped before the chain was read")
-	}
-	err := blocks.Err()
-	if tail := blocks.Partial(); err == nil && len(tail) > 0 {
-		whole, fault := blocks.follows(tail)
-		_, damaged := blocks.follows(tail[:len(tail)-1])
-		switch {
-		case fault == nil:
-			n.log.Printf("%s: the last line has no end, but block %d is whole there: it is kept, and the end added", n.chainFile, whole.Index)
-			blocks.head = whole
-			n.newest.Add(tail)
-			err = n.chain.CompletePartial()
-		case damaged == nil: // a whole block and one byte more is no part of a line: it may have been announced
-			err = fmt.Errorf("line %d: its newline is damaged", blocks.Number()+1)
-		case blocks.Number() == 0 && (bytes.IndexByte(tail, '}') >= 0 || !n.chain.HasPrefix(`{"Index":0,`)):
-			err = errors.New("line 1: it has no end, and is no part of a genesis block")
-		default:
-			n.log.Printf(droppingTail, n.chainFile, len(tail))
-			err = n.chain.DropPartial()
-		}
-	}
+		genesis = cmp.Or(genesis, block)
+		n.extend(block, line)
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("%w: mend the file, or move it away to start a new chain", err)
+		return err
 	}
-	n.head = blocks.head
 	restored := n.head != beforeGenesis()
 	if !restored {
-		if err := n.forge(genesis); err != nil {
-			return fmt.Errorf("the genesis block: %w", err)
+		genesis = generateBlock(n.head, 0, "")
+		if err := n.ledger.Append(linefile.Encode(genesis)); err != nil {
+			return fmt.Errorf("saving the genesis block: %w", err)
 		}
-		n.head = genesis
-		n.newest.Add(linefile.Encode(genesis))
+		n.extend(genesis, linefile.Encode(genesis))
 	}
 	spew.Fdump(n.console, genesis)
 	if restored {
-		fmt.Fprintf(n.console, "restored %d blocks from %s, head %s\n", n.head.Index+1, n.chainFile, n.head.Hash)
+		fmt.Fprintf(n.console, "restored %s from %s; the head is\n  %s\n",
+			console.Plural(n.head.Index+1, "block"), n.ChainFile, n.head.Hash)
 	}
 	return nil
 }
 
-// do has run call f and returns when it has, or false when run is over. It is not inlined, for the sake of the stacks
-// of its callers (see handleConn).
-//
-//go:noinline
+// extend makes block, which is saved, the head of the chain. Every block passes through here, whether it was loaded or
+// announced. line is its line in the chain file.
+func (n *network) extend(block Block, line []byte) {
+	n.head = block
+	n.recentBlocks.Add(line)
+}
+
+// do asks run to call f. It returns true when f has returned, or false if run has stopped.
 func (n *network) do(f func()) bool {
 	done := make(chan struct{})
 	select {
@@ -343,250 +317,282 @@ func (n *network) do(f func()) bool {
 	}
 }
 
-// The methods from here to the handler run in run's goroutine.
+// The methods from here to the handler are called by run.
 
-// join takes in a terminal that has connected.
-func (n *network) join(t *terminal) {
-	n.terminals.Add(t.Conn)
-	t.SetPrompt(stakePrompt)
-	t.Tell("")
+// addClient adds a client that has connected, and asks for its stake.
+func (n *network) addClient(c *client) {
+	n.clients.Add(c.Conn)
+	c.SetPrompt(stakePrompt)
+	c.Tell("")
 }
 
-// admit makes a validator of t, at a new address.
-func (n *network) admit(t *terminal, stake int64) {
-	t.address, t.stake = calculateHash(rand.Text()), stake // of 130 random bits
-	n.validators.Join(t.address, stake)
-	t.SetPrompt(bpmPrompt)
-	t.Tell("\nyou are validator %s with %d tokens staked\n%s", t.address, stake, sealLine(n.head.Index+1, n.round))
-}
-
-// sealLine tells the seal of the draw of the block with this index.
-func sealLine(index int, d *draw.Draw) string {
-	return fmt.Sprintf("draw %d seal: %s\n", index, d.Seal())
-}
-
-// propose puts c into the open round, unless its validator is in already or the round is full.
-func (n *network) propose(c candidate) {
-	t, index, left := c.terminal, n.head.Index+1, readable(time.Until(n.roundEnds))
-	switch limited := t.from.IsValid() && n.maxPerAddress > 0; {
-	case n.drawn != nil:
-		t.Tell("%s", n.notKept())
-	case t.proposal > 0:
-		first := n.round.Entries[t.proposal-1].Note
-		t.Tell("\nblock %d is already proposed with BPM %s; the next round opens in %v\n", index, first, left)
-	case len(n.proposers) >= n.maxProposals() || limited && n.origins[t.from] >= n.maxPerAddress:
-		t.Tell("\nthe round is full; the next one opens in %v\n", left)
-	default:
-		first, last := n.round.Add(draw.Entry{Name: t.address, Tickets: t.stake, Note: strconv.Itoa(c.bpm)})
-		n.proposers = append(n.proposers, t)
-		t.proposal = len(n.proposers)
-		n.origins[t.from]++
-		t.Tell("\nblock %d proposed with BPM %d: tickets %d to %d; the winner is drawn in %v\n", index, c.bpm, first, last, left)
-	}
-}
-
-// notKept is what who wants to know of the next round hears while there is none.
-func (n *network) notKept() string {
-	return fmt.Sprintf("\nblock %d is drawn and cannot be kept yet; try again later\n", n.drawn.Index)
-}
-
-// answer answers one of the words.
-func (n *network) answer(t *terminal, word string) {
-	switch {
-	case word == "quit":
-		t.End("\ngoodbye\n")
-	case word == "draw":
-		t.Show(n.lastDraw)
-	case t.address == "" && word == "":
-		t.Tell("")
-	case t.address == "": // help
-		t.Tell("\nType how many tokens you stake, a whole number from 1 to %d:\n"+
-			"the more, the likelier you forge a block. quit: leave.\n", n.maxStake)
-	case word != "": // help
-		t.Tell("\nType your pulse, a whole number: it proposes a block, one a round.\n" +
-			"Enter: how the round stands. draw: how the last block was drawn. quit: leave.\n" +
-			"Anything else costs your stake.\n")
-	case n.drawn != nil && n.patience == nil:
-		t.Tell("%s", n.notKept())
-	default:
-		proposals, tokens := n.round.Eligible()
-		yours := ""
-		if t.proposal > 0 {
-			yours = fmt.Sprintf(", yours %d (%s)", t.stake, percent(t.stake, tokens))
-		}
-		t.Tell("\nblock %d: proposals %d, tokens %d%s; the winner is drawn in %v\n",
-			n.head.Index+1, proposals, tokens, yours, readable(time.Until(n.roundEnds)))
-	}
-}
-
-// percent is what part stake is of total.
-func percent(stake int64, total *big.Int) string {
-	part, _ := new(big.Rat).SetFrac(big.NewInt(stake), total).Float64()
-	return fmt.Sprintf("%.1f%%", 100*part)
-}
-
-// slash takes the stake of a validator who typed what is no pulse, here quoted: it is off the list, and its proposal in
-// the open round cannot win. What is drawn stays as it is.
-func (n *network) slash(t *terminal, typed string) {
-	if t.proposal > 0 && n.drawn == nil {
-		n.round.Slash(t.proposal - 1)
-	}
-	t.End(fmt.Sprintf("\nslashed: %s is not a pulse (a whole number, 0 or more); %d tokens forfeited\n", typed, t.stake))
-	n.validators.Slash(t.address, typed)
-	n.leave(t) // it is off the list already
-}
-
-// endInput notes that t has nothing more to say: it stays only to hear how its proposal fares.
-func (n *network) endInput(t *terminal) {
-	t.SetPrompt(noPrompt)
-	if t.ended = true; t.proposal == 0 {
-		n.leave(t)
-	}
-}
-
-// leave takes t out of the network; a proposal of it stands. To leave twice is no harm.
-func (n *network) leave(t *terminal) {
-	t.End("")
-	if !n.terminals.Remove(t.Conn) {
+// removeClient removes c from the network. Its proposal, if it made one, stands. It is safe to call removeClient twice.
+func (n *network) removeClient(c *client) {
+	c.End("")
+	if !n.clients.Remove(c.Conn) {
 		return
 	}
-	if t.proposal > 0 {
-		n.proposers[t.proposal-1] = nil
+	if c.proposal != nil {
+		c.proposal.client = nil
 	}
-	if errors.Is(t.Err(), lineconn.ErrStalled) {
-		n.validators.Disconnected()
+	if errors.Is(c.Err(), lineconn.ErrStalled) {
+		n.roster.Disconnected()
 	}
-	n.validators.Leave(t.address)
+	if stake, ok := n.removeValidator(c); ok {
+		n.roster.Leave(c.address, stake)
+	}
+}
+
+// addValidator makes c a validator, at a new address that nobody can guess.
+func (n *network) addValidator(c *client, stake int64) {
+	c.address = calculateHash(rand.Text()) // of 130 random bits
+	n.validators[c.address] = stake
+	n.roster.Join(c.address, stake)
+	c.SetPrompt(bpmPrompt)
+	index, proposeBy := n.head.Index+1, ""
+	if n.pending == nil {
+		proposeBy = fmt.Sprintf("type your pulse to propose block %d; the winner is drawn in %s\n", index, n.timeLeft())
+	}
+	c.Tell("\nyou are validator %s with %s staked\n%s%s",
+		c.address, console.Plural(stake, "token"), sealLine(index, n.round.Draw), proposeBy)
+}
+
+// removeValidator takes c off the list of validators. It returns the stake, and whether c was a validator.
+func (n *network) removeValidator(c *client) (stake int64, ok bool) {
+	stake, ok = n.validators[c.address]
+	delete(n.validators, c.address)
+	return stake, ok
+}
+
+// propose adds a proposal by c to the open round, unless it has already proposed in it or the round is full.
+func (n *network) propose(c *client, bpm int) {
+	index, left := n.head.Index+1, n.timeLeft()
+	isLimited := c.from.IsValid() && n.MaxPerAddress > 0
+	switch {
+	case n.pending != nil:
+		c.Tell("%s", n.notSaved())
+	case c.proposal != nil:
+		c.Tell("\nyou already proposed block %d, with BPM %d; the next round opens in %s\n", index, c.proposal.bpm, left)
+	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.from[c.from] >= n.MaxPerAddress:
+		c.Tell("\nthis round is full; the next one opens in %s\n", left)
+	default:
+		first, last := n.round.add(c, n.validators[c.address], bpm)
+		tickets := fmt.Sprintf("your tickets are %d to %d", first, last)
+		if first.Cmp(last) == 0 {
+			tickets = fmt.Sprintf("your ticket is %d", first)
+		}
+		c.Tell("\nyou proposed block %d with BPM %d: %s; the winner is drawn in %s\n", index, bpm, tickets, left)
+	}
+}
+
+// notSaved returns the message for clients who propose or ask about the round while the last block is not saved yet.
+func (n *network) notSaved() string {
+	return fmt.Sprintf("\nblock %d has been drawn but not saved yet; try again later\n", n.pending.Index)
+}
+
+// timeLeft returns how long the open round lasts, in words.
+func (n *network) timeLeft() string { return console.Duration(time.Until(n.round.deadline)) }
+
+// slash takes the stake of a validator who typed something that is not a BPM: typed is that, quoted, and err says why.
+// The proposal of the validator in the open round is void. A draw that has been made stays as it is.
+func (n *network) slash(c *client, typed string, err error) {
+	if c.proposal != nil && n.pending == nil {
+		n.round.Slash(c.proposal.entry)
+	}
+	stake, _ := n.removeValidator(c)
+	n.roster.Slash(c.address, stake, typed)
+	c.End(fmt.Sprintf("\nslashed: %s is %v; %s forfeited\nto play again, connect again\n",
+		typed, err, console.Plural(stake, "token")))
+}
+
+// endInput records that c has closed its input. If c has a proposal, c stays connected until its round is decided.
+func (n *network) endInput(c *client) {
+	c.SetPrompt(noPrompt)
+	if c.inputEnded = true; c.proposal == nil {
+		n.removeClient(c)
+	}
 }
 
 // ---- The handler ----
 
-// handleConn is the conversation with one terminal: it is asked for its stake, then for one BPM after the other. It
-// comes from a network address, which is zero if that is not counted. Its goroutine waits in ReadLine for most of its life:
-// what needs more stack is done elsewhere, since a stack that has grown once stays large.
+// The prompts, and the last message to every client when the server stops.
+const (
+	stakePrompt     = "Enter token balance:"
+	bpmPrompt       = "\nEnter a new BPM:"
+	noPrompt        = "" // the client has ended its input
+	shutdownMessage = "\nthe server is shutting down\n"
+)
+
+// handleConn talks to one client: it asks for a stake, then for one BPM after another. The client's network address is
+// from, which is zero if it is exempt from the limits per address.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
-	t := &terminal{Conn: n.announcements.NewConn(conn), from: from}
-	if !n.do(func() { n.join(t) }) {
-		turnAway(t.Conn, stakePrompt+goodbye)
+	c := &client{Conn: n.writers.NewConn(conn), from: from}
+	if !n.do(func() { n.addClient(c) }) {
+		c.End(stakePrompt + shutdownMessage)
+		c.Close()
 		return
 	}
-	typed, err := t.ReadLine()
-	for ; isLine(err) && t.address == ""; typed, err = t.ReadLine() {
-		if !n.takeWord(t, typed, err) {
-			n.takeStake(t, typed, err)
-		}
-	}
-	for ; isLine(err); typed, err = t.ReadLine() {
-		if !n.takeWord(t, typed, err) {
-			n.takeBPM(t, typed, err)
+	typed, err := c.ReadLine()
+	for ; err == nil || err == lineconn.ErrTooLong; typed, err = c.ReadLine() {
+		switch {
+		case n.handleCommand(c, typed, err):
+		case c.address == "":
+			n.handleStake(c, typed, err)
+		default:
+			n.handleBPM(c, typed, err)
 		}
 	}
 	if err == io.EOF {
-		n.do(func() { n.endInput(t) })
+		n.do(func() { n.endInput(c) })
 	}
-	t.Close() // waits for End: after the end of the input, until its proposal is decided
-	n.do(func() { n.leave(t) })
+	c.Close() // waits for End: if the input has ended, until its proposal is decided
+	n.do(func() { n.removeClient(c) })
 }
 
-// isLine says whether ReadLine has returned a line, perhaps too long. Else the conversation is over: after End, too.
-func isLine(err error) bool { return err == nil || err == lineconn.ErrTooLong }
-
-// takeWord answers t if it typed one of the words, which cost nothing, and reports whether it did.
-func (n *network) takeWord(t *terminal, typed string, err error) bool {
-	word := strings.ToLower(typed)
-	if err != nil || !slices.Contains([]string{"", "help", "?", "draw", "quit"}, word) {
-		return false
-	}
-	n.do(func() { n.answer(t, word) })
-	return true
+// command is something that a player may type instead of a number. It costs nothing.
+type command struct {
+	name       string // in lower case; empty for an empty line
+	needsStake bool
+	run        func(n *network, c *client)
+	help       string // what the help says about it; empty if the help does not list it
 }
 
-// takeStake makes a validator of t, if what it typed is a stake. It may try three times.
-func (n *network) takeStake(t *terminal, typed string, err error) {
-	stake, err := parseStake(typed, err, n.maxStake)
+// commands returns all commands. For a client, the first one counts that has the name and does not need a stake that
+// the client lacks.
+func commands() []command {
+	showDraw := func(n *network, c *client) { c.Show(n.lastDraw) }
+	quit := func(_ *network, c *client) { c.End("\ngoodbye\n") }
+	return []command{
+		{"", true, (*network).tellRound, "the round so far"},
+		{"", false, (*network).tellHelp, ""},
+		{"help", false, (*network).tellHelp, ""},
+		{"?", false, (*network).tellHelp, ""},
+		{"draw", false, showDraw, "show the last draw, so that you can check it"},
+		{"quit", true, quit, "leave; your proposal stands"},
+		{"quit", false, quit, "leave"},
+	}
+}
+
+// handleCommand runs the command that c typed, and reports whether it was one.
+func (n *network) handleCommand(c *client, typed string, err error) bool {
+	for _, cmd := range commands() {
+		if err == nil && strings.EqualFold(typed, cmd.name) && (c.address != "" || !cmd.needsStake) {
+			n.do(func() { cmd.run(n, c) })
+			return true
+		}
+	}
+	return false
+}
+
+// tellHelp explains the prompt that c is at, and lists the commands.
+func (n *network) tellHelp(c *client) {
+	list, listed := "", map[string]bool{}
+	for _, cmd := range commands() {
+		if cmd.help != "" && !listed[cmd.name] && (c.address != "" || !cmd.needsStake) {
+			list += fmt.Sprintf("  %-5s  %s\n", cmp.Or(cmd.name, "Enter"), cmd.help)
+			listed[cmd.name] = true
+		}
+	}
+	limit := "up"
+	if n.MaxStake < math.MaxInt64 {
+		limit = fmt.Sprintf("to %d", n.MaxStake)
+	}
+	if c.address == "" {
+		c.Tell("\nYour stake is a whole number, from 1 %s. The tokens are play money.\n"+
+			"The more you stake, the better your chance to forge (add) the next block.\n%s", limit, list)
+		return
+	}
+	c.Tell("\n%sYou have one proposal per round, and one ticket per token you staked.\n"+
+		"When the round ends, one ticket is drawn, and its owner forges the block.\n%s"+
+		"Anything else gets you slashed: you lose your stake and your proposal.\n", pulseHelp, list)
+}
+
+// tellRound tells c about the open round. Only what can win is counted.
+func (n *network) tellRound(c *client) {
+	if n.pending != nil {
+		c.Tell("%s", n.notSaved())
+		return
+	}
+	proposals, total := n.round.Eligible()
+	share := ""
+	if stake := n.validators[c.address]; c.proposal != nil {
+		share = fmt.Sprintf(", %d of them yours (%s)", stake, console.Percent(stake, total))
+	}
+	c.Tell("\nblock %d: %s, %s%s; the winner is drawn in %s\n",
+		n.head.Index+1, console.Plural(proposals, "proposal"), console.Plural(total, "token"), share, n.timeLeft())
+}
+
+// handleStake makes c a validator if it typed a stake. It has three tries.
+func (n *network) handleStake(c *client, typed string, err error) {
+	stake, err := parseStake(typed, err, n.MaxStake)
 	if err == nil {
-		n.do(func() { n.admit(t, stake) })
+		n.do(func() { n.addValidator(c, stake) })
 		return
 	}
 	n.do(func() {
-		t.Tell("\n%.40q is not a stake: %v\n", typed, err)
-		if t.tries++; t.tries == 3 {
-			t.End("\ntoo many tries, goodbye\n")
+		problem := fmt.Sprintf("\n%.40q is not a stake: %v", typed, err)
+		switch c.tries++; c.tries {
+		case 1:
+			c.Tell("%s\n", problem)
+		case 2:
+			c.Tell("%s; one more try\n", problem)
+		default:
+			c.End(problem + "\ntoo many tries, goodbye\n")
 		}
 	})
 }
 
-// takeBPM proposes a block with the pulse that t typed, or has t slashed if it is none.
-func (n *network) takeBPM(t *terminal, typed string, err error) {
-	bpm, noNumber := strconv.Atoi(typed)
-	if err != nil || noNumber != nil || bpm < 0 {
-		n.do(func() { n.slash(t, fmt.Sprintf("%.40q", typed)) })
+// handleBPM proposes a block with the BPM that c typed, or has c slashed if that is not a BPM.
+func (n *network) handleBPM(c *client, typed string, err error) {
+	bpm, err := parsePulse(typed, err)
+	if err != nil {
+		n.do(func() { n.slash(c, fmt.Sprintf("%.40q", typed), err) })
 		return
 	}
 	select {
-	case n.candidateBlocks <- candidate{t, bpm}:
-	case <-n.stopped: // as the next Ask will say
+	case n.candidateBlocks <- proposal{client: c, bpm: bpm}:
+	case <-n.stopped: // the next ReadLine returns an error
 	}
 }
 
-// parseStake reads a stake of 1 to most tokens; its error says what would be one. An error of the reading comes first.
-func parseStake(typed string, err error, most int64) (int64, error) {
-	if err != nil {
-		return 0, err
+// refuse tells a client why it cannot connect, and closes its connection.
+func (n *network) refuse(conn net.Conn, reason error) {
+	message := "the server is full; try again later\n"
+	if reason == lineconn.ErrAddressFull {
+		message = "too many connections from your address; try again later\n"
 	}
-	stake, err := strconv.ParseInt(typed, 10, 64)
-	switch {
-	case err != nil && !errors.Is(err, strconv.ErrRange):
-		return 0, errors.New("it must be a whole number, such as 100")
-	case stake > most || err != nil && stake > 0:
-		return 0, fmt.Errorf("the most is %d", most)
-	case stake < 1:
-		return 0, errors.New("the least is 1")
-	}
-	return stake, nil
-}
-
-// refuse turns a terminal away for which there is no place.
-func (n *network) refuse(conn net.Conn, why error) {
-	words := "the server is full, try again later\n"
-	if why == lineconn.ErrAddressFull {
-		words = "too many terminals from your address, try again later\n"
-	}
-	turnAway(n.announcements.NewConn(conn), words)
-}
-
-// turnAway closes a connection that is not let in, with these words.
-func turnAway(c *lineconn.Conn, words string) {
-	c.End(words)
+	c := n.writers.NewConn(conn)
+	c.End(message)
 	c.Close()
 }
 
 // ---- The lottery ----
 
-// run is the lottery: it takes candidate blocks, ends each round with a draw and keeps all that is the network's, until
-// ctx is done. Then it draws the open round at once and takes leave of every terminal.
+// run is the lottery. It collects candidate blocks, ends each round with a draw, and owns the network's state. When ctx
+// is done, it draws the open round immediately, says goodbye to every client, and returns.
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	for {
 		candidateBlocks := n.candidateBlocks
-		if n.patience != nil {
-			candidateBlocks = nil // they wait until the drawn block is kept, for a second at most
+		if n.saveTimer != nil {
+			candidateBlocks = nil // they wait until the pending block is saved, for a second at most
 		}
 		select {
-		case c := <-candidateBlocks:
-			n.propose(c)
+		case p := <-candidateBlocks:
+			n.propose(p.client, p.bpm)
 		case f := <-n.calls:
 			f()
-		case <-n.roundEnd:
+		case <-n.round.timer:
 			n.pickWinner()
-		case <-n.kept:
+		case <-n.ledger.Saved:
 			n.announce()
-		case <-n.patience:
-			n.keepLater()
-		case <-n.terminals.Due.C:
-			n.terminals.Broadcast(n.newest.Snapshot())
-		case <-n.validators.Due.C:
-			n.validators.Show(n.console, n.log)
+		case <-n.saveTimer:
+			n.saveTimer = nil // from now on, clients who propose are told to try again later
+			n.log.Printf("saving block %d takes more than a second; proposals are refused until it is saved", n.pending.Index)
+		case <-n.clients.Due.C:
+			n.clients.Broadcast(n.recentBlocks.Snapshot())
+		case <-n.roster.Due.C:
+			n.roster.Show(n.console, n.log, n.validators)
 		case <-ctx.Done():
 			n.stop()
 			return
@@ -594,186 +600,143 @@ func (n *network) run(ctx context.Context) {
 	}
 }
 
-// openRound opens the round that d decides. It ends by the clock, roundLength after the one before should have ended;
-// or after now, if that is past: in the first round, and when this process stood still. Rounds are not made up for.
+// openRound opens the round that d will decide. Its deadline is one round length after the previous deadline. If that
+// has passed (in the first round, or after the process was suspended), it is one round length from now: missed rounds
+// are not made up for. Clients whose input has ended leave with the previous round.
 func (n *network) openRound(d *draw.Draw) {
-	n.round, n.proposers = d, nil
-	clear(n.origins)
-	n.roundEnds = n.roundEnds.Add(n.roundLength)
-	if now := time.Now(); !n.roundEnds.After(now) {
-		n.roundEnds = now.Add(n.roundLength)
+	previous := n.round
+	deadline := previous.deadline.Add(n.Round)
+	if now := time.Now(); !deadline.After(now) {
+		deadline = now.Add(n.Round)
 	}
-	n.roundEnd = time.After(time.Until(n.roundEnds))
+	timer := time.After(time.Until(deadline))
+	n.round = &round{Draw: d, from: map[netip.Prefix]int{}, deadline: deadline, timer: timer}
+	n.pending, n.saveTimer = nil, nil
+	for _, p := range previous.proposals {
+		if c := p.client; c != nil {
+			if c.proposal = nil; c.inputEnded {
+				n.removeClient(c)
+			}
+		}
+	}
 }
 
-// pickWinner ends the round: a ticket is drawn of all those that were given out, and the block of its holder is kept by
-// a goroutine beside the lottery, which never waits for a disk. Until that is done no round is open. Without a proposal
-// that can win there is no block, and the seal stays.
+// pickWinner ends the round: it draws one of the tickets, and has the ledger save the block of the ticket's owner. No
+// round is open until the block is saved. If no proposal can win, there is no block, and the next round keeps the seal.
 func (n *network) pickWinner() {
-	lines := n.round.Lines()
-	outcome := n.round.Outcome(lines)
+	outcome := n.round.Outcome()
 	if outcome.Winner < 0 {
 		n.openRound(n.round.Again())
 		return
 	}
-	winner := n.round.Entries[outcome.Winner]
-	bpm, _ := strconv.Atoi(winner.Note)
-	n.drawn = &drawnBlock{generateBlock(n.head, bpm, winner.Name), outcome, lines, draw.New()}
-	n.patience = time.After(time.Second)
-	n.keeping.Add(1)
-	go n.keep(n.drawn)
+	bpm, address, next := n.round.proposals[outcome.Winner].bpm, n.round.Entries[outcome.Winner].Name, draw.New()
+	block := generateBlock(n.head, bpm, address)
+	if !isBlockValid(block, n.head) { // cannot happen without a bug
+		n.log.Printf("block %d does not follow the head: %v", block.Index, validateBlock(block, n.head))
+		n.openRound(n.round.Again())
+		return
+	}
+	n.pending = &pendingBlock{Block: block, Outcome: outcome, next: next}
+	entry := ledger.Entry{Index: block.Index, Block: linefile.Encode(block)}
+	if n.DrawsFile != "" {
+		entry.Record = draw.NewRecord(block.Index, block.Hash, outcome, next)
+	}
+	n.saveTimer = time.After(saveTimeout)
+	n.ledger.Save(entry)
 }
 
-// keep makes durable how d was drawn, and then its block. What was drawn stays: if it cannot be kept, the same block is
-// tried again every second, since to draw again would be a second chance for whoever runs the server.
-func (n *network) keep(d *drawnBlock) {
-	defer n.keeping.Done()
-	var said time.Time
-	for recorded := n.drawsFile == ""; ; {
-		var err error
-		if !recorded {
-			err = n.keepRecord(draw.NewRecord(d.Index, d.Hash, d.lines, d.Outcome, d.next))
-		}
-		if err == nil {
-			recorded = true
-			err = n.forge(d.Block)
-		}
-		if err == nil {
-			break
-		}
-		if now := time.Now(); now.Sub(said) >= time.Minute {
-			n.log.Printf("block %d is drawn and cannot be kept: %v; it is tried again every second", d.Index, err)
-			said = now
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-n.stopped:
-			return
-		}
-	}
-	if !said.IsZero() {
-		n.log.Printf("block %d is kept", d.Index)
-	}
-	n.kept <- struct{}{}
-}
-
-// keepRecord makes durable how a block was drawn. The draws file may be moved, packed or deleted at any time: then a
-// new one is begun.
-func (n *network) keepRecord(record []byte) error {
-	changed := n.draws.Append(record)
-	if !errors.Is(changed, linefile.ErrChanged) {
-		return changed
-	}
-	if err := n.draws.Reopen(); err != nil {
-		return err
-	}
-	n.log.Printf("%v; the draws go on in the file of that name that is there now", changed)
-	return n.draws.Append(record)
-}
-
-// forge makes block durable, once it is checked against the head.
-func (n *network) forge(block Block) error {
-	if err := isBlockValid(block, n.head); err != nil {
-		return fmt.Errorf("it does not follow the head: %w", err)
-	}
-	err := n.chain.Append(linefile.Encode(block))
-	if errors.Is(err, linefile.ErrChanged) {
-		err = fmt.Errorf("%w: if it was moved, move it back; else restart the server, which checks it", err)
-	}
-	return err
-}
-
-// keepLater notes that the drawn block is not kept in time: who wants to propose is told so, and waits no longer.
-func (n *network) keepLater() {
-	n.patience = nil
-	if now := time.Now(); now.Sub(n.lateSaid) >= time.Minute {
-		n.log.Printf("block %d is not kept after a second: until it is, nobody can propose", n.drawn.Index)
-		n.lateSaid = now
-	}
-}
-
-// announce makes the drawn block, which is kept, the head, tells everybody, and opens the next round.
+// announce extends the chain by the pending block, which is saved, tells everyone who won, and opens the next round.
 func (n *network) announce() {
-	d, round, proposers := n.drawn, n.round, n.proposers
-	n.drawn, n.patience = nil, nil
-	n.head = d.Block
-	n.newest.Add(linefile.Encode(d.Block))
-	n.openRound(d.next)
-
-	seal, stake := sealLine(d.Index+1, d.next), round.Entries[d.Winner].Tickets
-	fmt.Fprintf(n.console, "block %d: BPM %d, %v, proposals %d, stake %d (%s), forged by\n  %s\n%s",
-		d.Index, d.BPM, d.Outcome, len(proposers), stake, percent(stake, d.Total), d.Validator, seal)
-	n.lastDraw = lineconn.NewNotice(fmt.Appendf(nil, "\nblock %d: %v; the lines of its draw:\n", d.Index, d.Outcome), []byte(d.lines))
-	won := fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v, secret %s\n", d.Validator, d.Index, d.BPM, d.Outcome, round.Secret())
-	everybody := lineconn.NewNotice([]byte(won + seal))
-	if t := proposers[d.Winner]; t != nil {
-		n.terminals.Announce(everybody, t.Conn)
-		t.Tell("%syou forged block %d\n%s", won, d.Index, seal)
-	} else {
-		n.terminals.Announce(everybody, nil)
+	p := n.pending
+	n.extend(p.Block, linefile.Encode(p.Block))
+	io.WriteString(n.console, n.consoleReport(p))
+	n.lastDraw = drawNotice(p)
+	won, seal := announcement(p, n.round.Secret()), sealLine(p.Index+1, p.next)
+	var winner *lineconn.Conn // nil if it has left
+	if c := n.round.proposals[p.Winner].client; c != nil {
+		winner = c.Conn
+		c.Tell("%syou forged block %d\n%s", won, p.Index, seal)
 	}
-	for _, t := range proposers {
-		if t == nil {
-			continue
-		}
-		if t.proposal = 0; t.ended {
-			n.leave(t)
-		}
-	}
+	n.clients.Announce(lineconn.NewNotice([]byte(won+seal)), winner)
+	n.openRound(p.next)
 }
 
-// stop draws the open round at once, unless a block is being kept: then it is empty. All conversations end.
+// stop draws the open round immediately and announces its block, if it can be saved in time. Then it ends all
+// conversations. While a block is pending, no round is open, and stop waits for that block instead.
 func (n *network) stop() {
-	if n.drawn == nil {
+	if n.pending == nil {
 		n.pickWinner()
 	}
-	if n.drawn != nil {
+	if n.pending != nil {
 		select {
-		case <-n.kept:
+		case <-n.ledger.Saved:
 			n.announce()
-		case <-time.After(keepLimit):
-			n.log.Printf("block %d is not announced: it was not kept in time", n.drawn.Index)
+		case <-time.After(lastSaveTimeout):
+			n.log.Printf("block %d was not announced: it was not saved before the shutdown", n.pending.Index)
 		}
 	}
-	n.terminals.EndAll(goodbye)
+	n.ledger.Cancel()
+	n.clients.EndAll(shutdownMessage)
+}
+
+// ---- Texts ----
+
+// announcement returns what every client gets when a block is won: the tutorial's line, then how it was drawn.
+func announcement(p *pendingBlock, secret string) string {
+	return fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v\ndraw %d secret: %s\n",
+		p.Validator, p.Index, p.BPM, p.Outcome, p.Index, secret)
+}
+
+// consoleReport returns what the console shows of a block. Tokens, share and proposals are those that could win.
+func (n *network) consoleReport(p *pendingBlock) string {
+	stake := n.round.Entries[p.Winner].Tickets
+	proposals, total := n.round.Eligible()
+	return fmt.Sprintf("block %d: BPM %d, %v\n  forged by %s\n  who staked %d of %s (%s); %s\n%s",
+		p.Index, p.BPM, p.Outcome, p.Validator, stake, console.Plural(total, "token"), console.Percent(stake, total),
+		console.Plural(proposals, "proposal"), sealLine(p.Index+1, p.next))
+}
+
+// drawNotice returns what the command draw shows: how the block was drawn.
+func drawNotice(p *pendingBlock) *lineconn.Notice {
+	title := fmt.Appendf(nil, "\nblock %d: %v; hash these lines to check it:\n", p.Index, p.Outcome)
+	return lineconn.NewNotice(title, []byte(p.Lines))
+}
+
+// sealLine returns the line that publishes the seal of the draw of the block with this index.
+func sealLine(index int, d *draw.Draw) string {
+	return fmt.Sprintf("draw %d seal: %s\n", index, d.Seal())
 }
 
 // ---- Checking the files ----
 
-// verify checks a chain file and the draws file that goes with it, unless that has no name; also while a server writes
-// them. Memory does not grow with the files.
+// verify checks a chain file and, unless drawsName is empty, its draws file. It can run while a server writes to them.
+// Its memory use does not grow with their size.
 func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	if chainName == "" {
-		return errors.New("CHAIN_FILE is empty, the chain is in memory only: name a file")
+		return errors.New("nothing to verify: CHAIN_FILE is empty, so the chain is in memory; name a file")
 	}
-	// The draws first: each but the last was announced, so that its block is in the chain that is read.
-	draws, err := linefile.OpenSnapshot(cmp.Or(drawsName, os.DevNull))
-	if err != nil {
-		return err
-	}
-	defer draws.Close()
-	chain, err := linefile.OpenSnapshot(chainName)
+	draws, chain, err := linefile.OpenSnapshots(cmp.Or(drawsName, os.DevNull), chainName)
 	if err != nil {
 		return err
 	}
 	defer chain.Close()
-	records := draw.NewRecords(draws)
-	blocks := newBlockScanner(linefile.NewScanner(chain, linefile.MaxLine))
-	records.Scan()
-	for blocks.Scan() {
-		b := blocks.head
-		records.CheckBlock(b.Index, b.Hash, b.Validator, strconv.Itoa(b.BPM))
+	defer draws.Close()
+	head, lines, records := beforeGenesis(), linefile.NewScanner(chain, linefile.MaxLine), draw.NewRecords(draws)
+	for lines.Scan() {
+		if head, err = decodeNext(lines.Bytes(), head); err != nil {
+			return fmt.Errorf("%s: line %d: %w", chainName, lines.Number(), err)
+		}
+		records.CheckBlock(head.Index, head.Hash, head.Validator, strconv.Itoa(head.BPM))
 	}
-	head := blocks.head
-	switch err := blocks.Err(); {
-	case err != nil:
-		return fmt.Errorf("%s: %w", chainName, err)
+	switch {
+	case lines.Err() != nil:
+		return fmt.Errorf("%s: %w", chainName, lines.Err())
 	case head == beforeGenesis():
-		return fmt.Errorf("%s: there is no genesis block", chainName)
-	case len(blocks.Partial()) > 0:
-		fmt.Fprintf(stderr, "%s: a last line without its end does not count\n", chainName)
+		return fmt.Errorf("%s: no genesis block", chainName)
+	case len(lines.Partial()) > 0:
+		fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", chainName)
 	}
-	fmt.Fprintf(stdout, "ok: %d blocks, head %s\n", head.Index+1, head.Hash)
+	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(head.Index+1, "block"), head.Hash)
 	if drawsName == "" {
 		return nil
 	}
@@ -784,120 +747,40 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	return nil
 }
 
+// verifyCommand runs the command "verify [CHAIN [DRAWS]]". Without arguments it verifies the files in the settings. The
+// draws file of the settings may be missing: it may be moved or deleted at any time.
+func verifyCommand(files []string) error {
+	chain, draws := settings.ChainFile(), settings.DrawsFile()
+	if _, err := os.Stat(draws); draws != "" && errors.Is(err, fs.ErrNotExist) {
+		draws = os.DevNull
+	}
+	switch {
+	case len(files) == 2:
+		chain, draws = files[0], files[1]
+	case len(files) == 1 && files[0] != chain:
+		chain, draws = files[0], ""
+		fmt.Fprintln(os.Stderr, "draws not checked: name their file too (verify CHAIN DRAWS)")
+	}
+	return verify(chain, draws, os.Stdout, os.Stderr)
+}
+
 // ---- Main ----
 
-// settings is what the environment and .env may change; README.md explains them.
-type settings struct {
-	addr            string        // host:port to listen on
-	roundLength     time.Duration // > 0
-	broadcastEvery  time.Duration // > 0
-	broadcastBlocks int           // the newest blocks in a broadcast; 0: all
-	chainFile       string        // where the chain is kept; empty: in memory only
-	drawsFile       string        // where the draws are kept; empty: nowhere
-	maxStake        int64         // tokens
-	maxClients      int           // terminals at once, and proposals in a round; 0: no limit, and 1,000,000
-	maxPerAddress   int           // the same, from one network address; 0: no limit
-}
-
-// maxProposals is how many proposals a round may have.
-func (s settings) maxProposals() int { return min(cmp.Or(s.maxClients, 1_000_000), 1_000_000) }
-
-// setting returns the value of an environment variable, or missing if it is not set. An empty value is a value.
-func setting(name, missing string) string {
-	if value, ok := os.LookupEnv(name); ok {
-		return value
-	}
-	return missing
-}
-
-// loadSettings reads the settings from the environment. Its error names the variable, the value and what would be
-// right.
-func loadSettings() (s settings, err error) {
-	check := func(right bool, name, value, want string) {
-		if !right && err == nil {
-			err = fmt.Errorf("%s=%q is not right: want %s", name, value, want)
-		}
-	}
-	duration := func(name, missing string) time.Duration {
-		value := setting(name, missing)
-		d, fault := time.ParseDuration(value)
-		check(fault == nil && d > 0, name, value, "a duration above 0, such as "+missing)
-		return d
-	}
-	number := func(name, missing string, least, most int64, want string) int64 {
-		value := setting(name, missing)
-		i, fault := strconv.ParseInt(value, 10, 64)
-		check(fault == nil && least <= i && i <= most, name, value, want)
-		return i
-	}
-	addr := setting("ADDR", "9000")
-	if s.addr = addr; !strings.Contains(addr, ":") {
-		s.addr = ":" + addr
-	}
-	_, port, _ := net.SplitHostPort(s.addr) // "" if there is none, which is no number
-	_, fault := strconv.ParseUint(port, 10, 16)
-	check(fault == nil, "ADDR", addr, "a port, such as 9000, or host:port, such as 127.0.0.1:9000")
-	s.roundLength = duration("ROUND", "30s")
-	s.broadcastEvery = duration("BROADCAST", "1m")
-	s.broadcastBlocks = int(number("BROADCAST_BLOCKS", "10", 0, 1<<30, "a number of blocks, or 0 for the whole chain"))
-	if s.chainFile = setting("CHAIN_FILE", "chain.jsonl"); s.chainFile != "" {
-		s.drawsFile = setting("DRAWS_FILE", "draws.jsonl")
-	}
-	s.maxStake = number("MAX_STAKE", "9223372036854775807", 1, math.MaxInt64, "a number of tokens from 1 on, such as 1000")
-	s.maxClients = int(number("MAX_CLIENTS", "10000", 0, 1<<30, "a number of terminals, or 0 for as many as the system allows"))
-	s.maxPerAddress = int(number("MAX_PER_ADDRESS", "1000", 0, 1<<30, "a number of terminals, or 0 for no limit"))
-	return s, err
-}
-
-// about says which setting err is about; nil stays nil.
-func about(name, value string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s=%q: %w", name, value, err)
-}
-
-// readable rounds d to whole seconds, or below one second to milliseconds; a negative one is 0.
-func readable(d time.Duration) time.Duration {
-	if d < time.Second {
-		return max(d, 0).Round(time.Millisecond)
-	}
-	return d.Round(time.Second)
-}
-
-const usage = `usage: proofofstake                          run a server
-       proofofstake verify [CHAIN [DRAWS]]   check the chain file and how its blocks were drawn
+const usage = `usage: proofofstake                          run the server
+       proofofstake verify [CHAIN [DRAWS]]   check the chain and how its blocks were drawn
        proofofstake fairness [DRAWS]         show whether wins follow stakes`
 
 func main() {
-	err := godotenv.Load()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
 	args := os.Args[1:]
+	err := settings.ReadDotEnv()
 	switch {
 	case err != nil:
-		err = fmt.Errorf(".env: %w", err)
 	case len(args) == 0:
-		var s settings
-		if s, err = loadSettings(); err == nil {
-			err = start(s)
-		}
+		err = runServer()
 	case args[0] == "verify" && len(args) <= 3:
-		chain, draws := setting("CHAIN_FILE", "chain.jsonl"), setting("DRAWS_FILE", "draws.jsonl")
-		switch _, missing := os.Stat(draws); {
-		case len(args) == 3:
-			chain, draws = args[1], args[2]
-		case len(args) == 2 && args[1] != chain:
-			chain, draws = args[1], ""
-			fmt.Fprintln(os.Stderr, "the draws are not checked: name their file as well")
-		case draws == "": // they are not kept
-		case errors.Is(missing, fs.ErrNotExist):
-			draws = os.DevNull // it may be moved or deleted at any time
-		}
-		err = verify(chain, draws, os.Stdout, os.Stderr)
+		err = verifyCommand(args[1:])
 	case args[0] == "fairness" && len(args) <= 2:
-		name := setting("DRAWS_FILE", "draws.jsonl")
+		name := settings.DrawsFile()
 		if len(args) == 2 {
 			name = args[1]
 		}
@@ -912,56 +795,56 @@ func main() {
 	}
 }
 
-// start runs a server until Ctrl-C, SIGTERM, or SIGHUP, which the closing of a window sends, unless that is ignored
-// (nohup).
-func start(s settings) error {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
-	if signal.Ignored(syscall.SIGHUP) {
-		signals = signals[:2]
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, stop)   // a second Ctrl-C ends the process at once
-	signal.Ignore(syscall.SIGPIPE) // nobody has to look at the console
-	_, _ = time.Now().Zone()       // reads the time zone for the log while there are files to be opened
-	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
-	defer stdout.Close(consoleLimit)
-	defer stderr.Close(consoleLimit)
-	ln, err := lineconn.Listen(s.addr)
+// runServer runs a server until it is interrupted, as by Ctrl-C.
+func runServer() error {
+	s, err := settings.Load()
 	if err != nil {
-		return fmt.Errorf("ADDR=%q: %w; want a free port of this machine", s.addr, err)
+		return err
+	}
+	ctx := console.Context()
+	_, _ = time.Now().Zone() // load the time zone for the log now: later there may be no file descriptor left
+	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
+	defer stdout.Close(consoleTimeout)
+	defer stderr.Close(consoleTimeout)
+	ln, err := lineconn.Listen(s.Addr)
+	if err != nil {
+		return fmt.Errorf("ADDR=%q: %w; is another server running? Set ADDR to a free port", s.Addr, err)
 	}
 	n, err := newNetwork(ctx, s, stdout, log.New(stderr, "", log.LstdFlags))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%slistening on %s\n", sealLine(n.head.Index+1, n.round), ln.Addr())
+	fmt.Fprintf(stdout, "%slistening on %s\n", sealLine(n.head.Index+1, n.round.Draw), ln.Addr())
 	n.serve(ctx, ln)
 	return nil
 }
 
-// How long the end may take, less than 5 s in all.
+// Timeouts. Those of the shutdown stay below 5 s together.
 const (
-	keepLimit    = 2 * time.Second        // for the last block
-	goodbyeLimit = 4 * time.Second        // for that and the last words to terminals
-	consoleLimit = 200 * time.Millisecond // then, for what each of the two outputs has not taken
+	saveTimeout     = time.Second            // how long proposals wait for the pending block
+	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it
+	shutdownTimeout = 4 * time.Second        // for the last block and the last messages to clients
+	consoleTimeout  = 200 * time.Millisecond // then, for the pending output to each of stdout and stderr
 )
 
-// serve plays with the terminals that connect to ln until ctx is done and every terminal has left, or goodbyeLimit
-// later.
+// serve handles the clients that connect to ln until ctx is done. It returns when they are all gone, but no later than
+// shutdownTimeout after that.
 func (n *network) serve(ctx context.Context, ln lineconn.Listener) {
 	go n.run(ctx)
-	server := &lineconn.Server{Handle: n.handleConn, Refuse: n.refuse, MaxConns: n.maxClients, MaxPerAddress: n.maxPerAddress, Log: n.log}
+	server := &lineconn.Server{
+		Handle: n.handleConn, Refuse: n.refuse, Log: n.log,
+		MaxConns: n.MaxClients, MaxPerAddress: n.MaxPerAddress,
+	}
 	server.Serve(ctx, ln)
-	limit := time.After(goodbyeLimit)
-	left := make(chan struct{})
+	gone := make(chan struct{})
 	go func() {
 		<-n.stopped
 		server.Wait()
 		n.close()
-		close(left)
+		close(gone)
 	}()
 	select {
-	case <-left:
-	case <-limit:
+	case <-gone:
+	case <-time.After(shutdownTimeout):
 	}
 }

@@ -1,5 +1,5 @@
-// Package console writes to a terminal or a pipe that may stop taking output, as
-// after Ctrl-S, without making those wait who have something to say.
+// Package console writes to a terminal or a pipe that may stop accepting output, for example after Ctrl-S, and never
+// makes the writing goroutines wait for it. It also reports on the console which validators have come and gone.
 package console
 
 import (
@@ -10,58 +10,67 @@ import (
 	"time"
 )
 
-// places is how many writes may wait; more are dropped, and counted.
-const places = 1000
+// queueSize is how many writes may be pending. Further writes are dropped and counted.
+const queueSize = 1000
 
-// Writer hands what is written to a goroutine that writes it on. Each Write is
-// written whole or not at all.
+// Writer passes each Write on to a goroutine that writes it to the console, completely or not at all. Its methods may
+// be called from several goroutines.
 type Writer struct {
 	mu      sync.Mutex
-	waiting chan []byte // nil: closed
-	lost    int         // writes since the last that found a place
-	done    chan struct{}
+	pending chan []byte   // or nil after Close
+	dropped int           // writes since the last one that was queued
+	done    chan struct{} // closed when the goroutine has returned
 }
 
-// New makes a Writer that writes to w.
+// New returns a Writer for w.
 func New(w io.Writer) *Writer {
-	waiting, done := make(chan []byte, places), make(chan struct{})
+	pending, done := make(chan []byte, queueSize), make(chan struct{})
 	go func() {
 		defer close(done)
-		for p := range waiting {
-			w.Write(p) // there is nobody to tell of an error
+		for p := range pending {
+			w.Write(p) // there is no other place to report an error
 		}
 	}()
-	return &Writer{waiting: waiting, done: done}
+	return &Writer{pending: pending, done: done}
 }
 
-// Write takes p and returns at once. It never fails: what finds no place is
-// lost, and the next one that finds a place says how much was.
+// Write queues a copy of p. It never blocks or fails: if the queue is full, it drops p. The next write that is queued
+// is preceded by a line with the number of dropped ones.
 func (c *Writer) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	text := bytes.Clone(p)
-	if c.lost > 0 {
-		text = fmt.Appendf(nil, "(%d messages were lost here: the console did not take them)\n%s", c.lost, p)
+	if c.dropped > 0 {
+		text = fmt.Appendf(nil, "(%s dropped here: the console was not keeping up)\n%s", Plural(c.dropped, "message"), p)
 	}
 	select {
-	case c.waiting <- text:
-		c.lost = 0
+	case c.pending <- text:
+		c.dropped = 0
 	default:
-		c.lost++
+		c.dropped++
 	}
 	return len(p), nil
 }
 
-// Close waits until all is written on, but no longer than limit.
-func (c *Writer) Close(limit time.Duration) {
+// Close waits until all pending writes are done, but no longer than timeout. Later writes are dropped.
+func (c *Writer) Close(timeout time.Duration) {
 	c.mu.Lock()
-	if c.waiting != nil {
-		close(c.waiting)
-		c.waiting = nil
+	if c.pending != nil {
+		close(c.pending)
+		c.pending = nil
 	}
 	c.mu.Unlock()
 	select {
 	case <-c.done:
-	case <-time.After(limit):
+	case <-time.After(timeout):
 	}
+}
+
+// Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.
+func Plural(n any, noun string) string {
+	count := fmt.Sprint(n)
+	if count != "1" {
+		noun += "s"
+	}
+	return count + " " + noun
 }

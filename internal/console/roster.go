@@ -11,131 +11,119 @@ import (
 	"time"
 )
 
-// How much a Roll shows, and how often.
 const (
-	listed = 20               // validators: all, or those who have joined
-	named  = 5                // of those who have left or were slashed: more are only counted
-	pause  = time.Second      // from the first news to their report
-	price  = 30 * time.Second // between two reports, once burst of them were made without a rest
-	burst  = 60
+	maxListed = 20 // validators in a report; if there are more, it lists those who joined last
+	maxNamed  = 5  // validators that it names as left, and as slashed; more are only counted
+
+	reportDelay    = time.Second     // after the first change
+	reportInterval = 5 * time.Second // between two reports at least: a client that rejoins must not fill a disk
 )
 
-// Roster is the list of validators and their stakes, and what is new in it. It has one owner.
+// Roster reports which validators have joined, left or been slashed. It has one owner.
 type Roster struct {
-	// Due rings when there is something to Show.
+	// Due fires when there is something to Show.
 	Due *time.Timer
 
-	stakes map[string]int64 // of each address, in tokens
-	total  big.Int          // their sum; may pass 64 bits
-	news   *news            // nil: there is none
-	paid   time.Time        // the reports so far are paid for, price each, until then
+	changes    *changes // since the last report, or nil if there are none
+	lastReport time.Time
 }
 
-// news is what was not shown yet.
-type news struct {
-	joined, left, slashed some
-	cutOff                int // terminals
+type changes struct {
+	joined        []validator
+	left, slashed []string // as Show names them
+	disconnected  int      // clients
 }
 
-// some is what has happened, of which only the newest is known.
-type some struct {
-	newest []string // listed at most
-	count  int
+type validator struct {
+	address string
+	stake   int64 // in tokens
 }
 
-func (s *some) add(what string) {
-	s.newest = append(s.newest[max(0, len(s.newest)-listed+1):], what)
-	s.count++
-}
-
-// NewRoster is a list of nobody.
+// NewRoster returns a Roster with nothing to report.
 func NewRoster() *Roster {
 	due := time.NewTimer(time.Hour)
-	due.Stop() // until there is news
-	return &Roster{Due: due, stakes: map[string]int64{}}
+	due.Stop() // until there are changes
+	return &Roster{Due: due}
 }
 
-// Join adds a validator at a new address.
+// Join records that a validator has joined.
 func (r *Roster) Join(address string, stake int64) {
-	r.stakes[address] = stake
-	r.total.Add(&r.total, big.NewInt(stake))
-	r.fresh().joined.add(address)
+	c := r.pendingChanges()
+	c.joined = append(c.joined, validator{address, stake})
 }
 
-// Leave takes a validator off the list, if it is there.
-func (r *Roster) Leave(address string) {
-	if _, there := r.stakes[address]; !there {
+// Leave records that a validator has left.
+func (r *Roster) Leave(address string, stake int64) {
+	c := r.pendingChanges()
+	c.left = append(c.left, fmt.Sprintf("%s %d", address, stake))
+}
+
+// Slash records that a validator was slashed for what it typed. The caller must have quoted that.
+func (r *Roster) Slash(address string, stake int64, typed string) {
+	c := r.pendingChanges()
+	c.slashed = append(c.slashed, fmt.Sprintf("%s\n    lost %s for typing %s", address, Plural(stake, "token"), typed))
+}
+
+// Disconnected records that a stalled client was disconnected.
+func (r *Roster) Disconnected() { r.pendingChanges().disconnected++ }
+
+// pendingChanges returns the changes since the last report, for the caller to add to. The first of them starts Due.
+func (r *Roster) pendingChanges() *changes {
+	if r.changes == nil {
+		r.changes = &changes{}
+		r.Due.Reset(max(reportDelay, time.Until(r.lastReport.Add(reportInterval))))
+	}
+	return r.changes
+}
+
+// Show reports the changes since the last report: the validators on w, disconnected clients on l. validators holds the
+// stake of each current validator. Show may be called before Due fires. Without changes it does nothing.
+func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
+	if r.changes == nil {
 		return
 	}
-	r.fresh().left.add(fmt.Sprintf("%s %d", address, r.remove(address)))
-}
-
-// Slash takes a validator off the list for what it has typed, which is shown as it is given: quoted.
-func (r *Roster) Slash(address, typed string) {
-	r.fresh().slashed.add(fmt.Sprintf("%s\n    %d tokens, for %s", address, r.remove(address), typed))
-}
-
-func (r *Roster) remove(address string) (stake int64) {
-	stake = r.stakes[address]
-	delete(r.stakes, address)
-	r.total.Sub(&r.total, big.NewInt(stake))
-	return stake
-}
-
-// Disconnected notes that a terminal was cut off, since it did not read.
-func (r *Roster) Disconnected() { r.fresh().cutOff++ }
-
-// fresh is the news, to be added to. Due rings soon after the first, but whoever joins and leaves all day long must not
-// fill a disk.
-func (r *Roster) fresh() *news {
-	if r.news == nil {
-		now := time.Now()
-		if r.paid.Before(now) {
-			r.paid = now
-		}
-		r.paid = r.paid.Add(price)
-		r.Due.Reset(max(pause, r.paid.Sub(now)-burst*price))
-		r.news = &news{}
+	c := r.changes
+	r.changes, r.lastReport = nil, time.Now()
+	r.Due.Stop()
+	if c.disconnected > 0 {
+		l.Printf("disconnected %s that stopped reading", Plural(c.disconnected, "client"))
 	}
-	return r.news
-}
-
-// Show shows the list and what is new on w, and warnings on l. It is to be called when Due has rung.
-func (r *Roster) Show(w io.Writer, l *log.Logger) {
-	fresh := r.news
-	r.news = nil
-	if fresh.cutOff > 0 {
-		l.Printf("%d terminals cut off: they did not read", fresh.cutOff)
-	}
-	if fresh.joined.count+fresh.left.count+fresh.slashed.count == 0 {
+	if len(c.joined)+len(c.left)+len(c.slashed) == 0 {
 		return
+	}
+	total := new(big.Int) // may pass 64 bits
+	for _, stake := range validators {
+		total.Add(total, big.NewInt(stake))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "validators: %d with %d tokens staked\n", len(r.stakes), &r.total)
-	shown, more := fresh.joined.newest, fresh.joined.count-len(fresh.joined.newest)
-	if len(r.stakes) <= listed {
-		shown, more = slices.Sorted(maps.Keys(r.stakes)), 0
-	}
-	for _, address := range shown {
-		if stake, there := r.stakes[address]; there { // it may have left since
-			fmt.Fprintf(&b, "  %s %d\n", address, stake)
+	fmt.Fprintf(&b, "validators: %d (%s staked)\n", len(validators), Plural(total, "token"))
+	if len(validators) <= maxListed {
+		for _, address := range slices.Sorted(maps.Keys(validators)) {
+			fmt.Fprintf(&b, "  %s %d\n", address, validators[address])
+		}
+	} else {
+		more := max(0, len(c.joined)-maxListed)
+		for _, v := range c.joined[more:] {
+			if _, ok := validators[v.address]; ok { // it may have left since
+				fmt.Fprintf(&b, "  %s %d\n", v.address, v.stake)
+			}
+		}
+		if more > 0 {
+			fmt.Fprintf(&b, "  and %d more joined\n", more)
 		}
 	}
-	if more > 0 {
-		fmt.Fprintf(&b, "  and %d more have joined\n", more)
-	}
-	fresh.left.show(&b, "left")
-	fresh.slashed.show(&b, "slashed")
-	io.WriteString(w, b.String()) // whole, or not at all
+	showGone(&b, "left", c.left)
+	showGone(&b, "slashed", c.slashed)
+	io.WriteString(w, b.String()) // in one piece, so that a Writer drops all of it or nothing
 }
 
-// show shows those who are gone, and how.
-func (s some) show(b *strings.Builder, how string) {
-	if s.count > named {
-		fmt.Fprintf(b, "  %s: %d validators\n", how, s.count)
+// showGone names the validators who are gone, or says how many they are.
+func showGone(b *strings.Builder, how string, gone []string) {
+	if len(gone) > maxNamed {
+		fmt.Fprintf(b, "  %s: %s\n", how, Plural(len(gone), "validator"))
 		return
 	}
-	for _, who := range s.newest {
-		fmt.Fprintf(b, "  %s: %s\n", how, who)
+	for _, name := range gone {
+		fmt.Fprintf(b, "  %s: %s\n", how, name)
 	}
 }

@@ -131,6 +131,7 @@ func isWord(s string) bool {
 // Outcome is what a draw has come to.
 type Outcome struct {
 	Winner        int      // the entry; -1: none could win
+	Lines         string   // of the draw
 	Ticket, Total *big.Int // that decided
 	slashed       string   // if a slashed ticket came up first, the words for it
 }
@@ -142,16 +143,17 @@ func (o Outcome) String() string {
 
 // Outcome draws. It is the same each time, and takes as long as hashing lines, which must be d.Lines():
 // however many tickets there are, and whoever was slashed.
-func (d *Draw) Outcome(lines string) Outcome {
+func (d *Draw) Outcome() Outcome {
+	lines := d.Lines()
 	_, canWin := d.Eligible()
 	if canWin.Sign() == 0 {
 		return Outcome{Winner: -1}
 	}
 	sum := sha256.Sum256([]byte(lines))
-	o := Outcome{Total: new(big.Int).Set(&d.total)}
+	o := Outcome{Lines: lines, Total: new(big.Int).Set(&d.total)}
 	o.Ticket = ticket(sum, o.Total)
 	if o.Winner = d.holder(o.Ticket, true); d.Entries[o.Winner].Slashed {
-		o.slashed = fmt.Sprintf("ticket %d of %d was slashed, again: ", o.Ticket, o.Total)
+		o.slashed = fmt.Sprintf("ticket %d of %d was slashed; redraw: ", o.Ticket, o.Total)
 		sum = sha256.Sum256([]byte(hex.EncodeToString(sum[:]) + "\n"))
 		o.Ticket, o.Total = ticket(sum, canWin), canWin
 		o.Winner = d.holder(o.Ticket, false)

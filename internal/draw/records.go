@@ -23,11 +23,11 @@ type Record struct {
 }
 
 // NewRecord is the line, without a newline, of a block that was drawn by lines, before the draw next.
-func NewRecord(index int, block, lines string, o Outcome, next *Draw) []byte {
+func NewRecord(index int, block string, o Outcome, next *Draw) []byte {
 	return linefile.Encode(Record{
 		Index:    index,
 		Block:    block,
-		Lines:    strings.Split(strings.TrimSuffix(lines, "\n"), "\n"),
+		Lines:    strings.Split(strings.TrimSuffix(o.Lines, "\n"), "\n"),
 		Ticket:   json.Number(o.Ticket.String()),
 		Total:    json.Number(o.Total.String()),
 		NextSeal: next.Seal(),
@@ -48,6 +48,7 @@ type Records struct {
 	err     error
 
 	// What Match has seen.
+	started bool
 	matched int      // records of blocks that are in the chain
 	anew    []string // the lines of draws whose seal is not the one told with the block before, as after a restart
 	seal    string   // told for the draw of block sealed
@@ -77,7 +78,7 @@ func (r *Records) read(line []byte) (err error) {
 	if r.Draw, err = Parse(r.Lines); err != nil {
 		return err
 	}
-	r.Outcome = r.Draw.Outcome(r.Draw.Lines())
+	r.Outcome = r.Draw.Outcome()
 	switch o := r.Outcome; {
 	case o.Winner < 0:
 		return errors.New("no entry could win")
@@ -110,6 +111,7 @@ var errNotInChain = errors.New("its block is not in the chain, or not in that or
 // and note, and checks that the last of them is its record. There may be none. The caller calls Scan once, then CheckBlock
 // for one block of the chain after the other, then CheckEnd.
 func (r *Records) CheckBlock(index int, block, name, note string) {
+	r.start()
 	passed := 0 // the line of the record for index before, whose block is not in the chain
 	for r.more && r.Index == index {
 		line, winner, own := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == block
@@ -142,6 +144,7 @@ func (r *Records) CheckBlock(index int, block, name, note string) {
 // CheckEnd checks what comes behind the record of the head, which is the last block of the chain: no more than draws
 // of the next block that were not announced.
 func (r *Records) CheckEnd(head int) error {
+	r.start()
 	for r.more && r.Index == head+1 {
 		r.Scan()
 	}
@@ -161,4 +164,11 @@ func (r *Records) Summary(head int) string {
 		s += fmt.Sprintf("; the seal was made anew %d times, as after a restart (lines %s)", n, strings.Join(r.anew, ", "))
 	}
 	return s
+}
+
+func (r *Records) start() {
+	if !r.started {
+		r.started = true
+		r.Scan()
+	}
 }

@@ -241,16 +241,11 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 	n := &network{
 		Settings: s, console: stdout, log: logger, ledger: files,
 		writers:         lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
-		candidateBlocks: make(chan proposal),
-		calls:           make(chan func()),
-		stopped:         make(chan struct{}),
-		head:            beforeGenesis(),
-		recentBlocks:    lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
-		lastDraw:        lineconn.NewNotice([]byte("\nno block has been drawn yet\n")),
-		clients:         lineconn.NewGroup(s.Broadcast),
-		validators:      map[string]int64{},
-		roster:          console.NewRoster(),
-		round:           &round{},
+		candidateBlocks: make(chan proposal), calls: make(chan func()), stopped: make(chan struct{}),
+		head: beforeGenesis(), validators: map[string]int64{}, round: &round{},
+		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(),
+		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
+		lastDraw:     lineconn.NewNotice([]byte("\nno block has been drawn yet\n")),
 	}
 	if err := n.loadChain(ctx); err != nil {
 		n.close()
@@ -305,7 +300,10 @@ func (n *network) extend(block Block, line []byte) {
 	n.recentBlocks.Add(line)
 }
 
-// do asks run to call f. It returns true when f has returned, or false if run has stopped.
+// do asks run to call f. It returns true when f has returned, or false if run has stopped. It is not inlined: in the
+// frame of handleConn, its variables would cost 2 KiB of stack for each client that waits (see internal/bench).
+//
+//go:noinline
 func (n *network) do(f func()) bool {
 	done := make(chan struct{})
 	select {

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd
 
 package linefile
 
@@ -8,9 +8,10 @@ import (
 	"syscall"
 )
 
-// openLocked opens or creates name and locks it until it is closed or the process ends. It fails with ErrInUse.
+// openLocked opens or creates the file name. It locks the file until it is closed or the process ends. It fails with
+// ErrInUse if the file is locked already.
 func openLocked(name string) (*os.File, error) {
-	// Non-blocking, since to open a pipe or a device could wait for ever. It is no matter to a file.
+	// O_NONBLOCK, because opening a pipe or a device could block forever. It has no effect on a regular file.
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o644)
 	if err != nil {
 		return nil, err
@@ -26,16 +27,16 @@ func openLocked(name string) (*os.File, error) {
 	return f, nil
 }
 
-// syncFolder syncs the folder of the file name, or of the file that this is a link to.
-func syncFolder(name string) error {
+// syncDirectory syncs the directory of the file name. If name is a link, that is the directory of the link's target.
+func syncDirectory(name string) error {
 	name, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(name))
+	directory, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
-	return folder.Sync()
+	defer directory.Close()
+	return directory.Sync()
 }

@@ -5,7 +5,8 @@ import (
 	"syscall"
 )
 
-// openLocked opens or creates name; others may read it meanwhile, not write, move or delete it. It fails with ErrInUse.
+// openLocked opens or creates the file name. Until it is closed, others can read it, but not write, move or delete it.
+// It fails with ErrInUse if another program has the file open for writing.
 func openLocked(name string) (*os.File, error) {
 	path, err := syscall.UTF16PtrFromString(name)
 	var h syscall.Handle
@@ -13,7 +14,7 @@ func openLocked(name string) (*os.File, error) {
 		h, err = syscall.CreateFile(path, syscall.GENERIC_READ|syscall.GENERIC_WRITE, syscall.FILE_SHARE_READ, nil,
 			syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	}
-	if err == syscall.Errno(32) { // a sharing violation
+	if err == syscall.Errno(32) { // ERROR_SHARING_VIOLATION
 		err = ErrInUse
 	}
 	if err != nil {
@@ -22,5 +23,5 @@ func openLocked(name string) (*os.File, error) {
 	return os.NewFile(uintptr(h), name), nil
 }
 
-// syncFolder does nothing: Windows keeps folders by itself.
-func syncFolder(string) error { return nil }
+// syncDirectory does nothing, because Windows saves changes of directories by itself.
+func syncDirectory(string) error { return nil }

@@ -1,16 +1,18 @@
-// Package linefile keeps lines durable in a file to which they are only ever added.
+// Package linefile stores lines durably in an append-only file.
 //
-// The file is a sequence of lines, each ended by a newline, and nothing else. A line counts if its newline is there.
-// What stands after the last newline is the tail. How to tell that a line is as it was written is up to the caller.
+// The file is a sequence of lines, each ended by a newline, and nothing else. A line is complete only if its newline
+// is there. Bytes after the last newline are a partial line. Callers must check for themselves that a line holds what
+// they wrote.
 //
-// Append syncs the file, so that a line is on disk before anybody is told of it. A crash before that leaves nothing of
-// it, all of it, or a part without newline: the tail. DropPartial removes a tail, as the next Append does; CompletePartial makes it
-// a line. If writing or syncing fails, what was written is taken back; if even that fails, the next change does it first:
-// nothing is ever written behind the remains of a line. A new file could be gone after a crash, so its folder is synced.
+// Append syncs the file, so that a line is on disk before anyone hears about it. A crash before the sync leaves none
+// of the line, all of it, or a partial line. DropPartial removes a partial line, and so does the next Append;
+// CompletePartial turns it into a line. If a write or a sync fails, the file is truncated to its previous size. If
+// that fails too, the next change truncates it first, so nothing is ever written after a partial line. Open syncs the
+// directory, because a new file could vanish in a crash.
 //
-// Open locks the file, but an editor does not ask for locks. So each change first looks whether the file is as we left
-// it, and else fails with ErrChanged. What this cannot see: an edit that leaves the size and comes within a tick of the
-// system's clock (some ms) of ours.
+// Open locks the file, but editors ignore locks. So each change first checks that the file is still as we left it, and
+// fails with ErrChanged if not. One kind of edit goes undetected: one that keeps the size and comes within a tick of
+// the system's clock (some ms) of our own last change.
 package linefile
 
 import (
@@ -27,23 +29,23 @@ import (
 	"syscall"
 )
 
-// MaxLine is the longest line of a chain in bytes, without its newline.
+// MaxLine is the maximum length of a line of a chain file, in bytes without its newline.
 const MaxLine = 64 << 10
 
 var (
-	// ErrInUse is why Open fails on a file that is open already, here or there.
-	ErrInUse = errors.New("it is in use by another process")
-	// ErrChanged is why a change fails: the file was moved, replaced, deleted, edited, cut or extended.
-	ErrChanged = errors.New("somebody else has changed it")
+	// ErrInUse is returned by Open if the file is open already, in this process or another one.
+	ErrInUse = errors.New("already in use by a server")
+	// ErrChanged is returned by a change if the file has been moved, replaced, deleted or edited meanwhile.
+	ErrChanged = errors.New("changed by another program")
 )
 
 // File is an open file of lines. It has one owner.
 type File struct {
-	name  string
-	disk  disk        // nil: nothing is kept
-	whole int64       // length of the whole lines, in bytes
-	end   int64       // length of these and the tail; any bytes after it are remains of a change that failed
-	left  os.FileInfo // the file after our last change; nil: not known
+	name         string
+	disk         disk        // or nil if lines are not saved
+	completeSize int64       // of the complete lines, in bytes
+	size         int64       // with the partial line; bytes after it are left over from a failed change
+	lastInfo     os.FileInfo // the file after our last change, or nil if unknown
 }
 
 // disk is what a File needs of an [os.File].
@@ -56,8 +58,9 @@ type disk interface {
 	Stat() (os.FileInfo, error)
 }
 
-// Open opens the file name, which it creates if there is none, and locks it. It fails with ErrInUse, or if that is no
-// regular file. It reads no more than the tail and 64 KiB. The file of the empty name takes lines and keeps none.
+// Open opens and locks the file name, or creates it. It fails with ErrInUse if the file is open already, and if it is
+// not a regular file. It reads only the partial line and up to 64 KiB before it. If name is empty, the File accepts
+// lines but does not save them.
 func Open(name string) (*File, error) {
 	if name == "" {
 		return &File{}, nil
@@ -66,99 +69,95 @@ func Open(name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(name, file)
-}
-
-// open makes a File of what Open has opened. If it fails, it closes that.
-func open(name string, file disk) (*File, error) {
 	f := &File{name: name, disk: file}
-	err := f.remember()
-	if err == nil && !f.left.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", name)
-	}
-	if err == nil {
-		f.end = f.left.Size()
-		f.whole, err = wholeLines(file, f.end)
-	}
-	if err == nil {
-		if err = syncFolder(name); errors.Is(err, syscall.EINVAL) {
-			err = nil // folders cannot be synced on this file system
-		}
-	}
-	if err != nil {
+	if err := f.load(); err != nil {
 		file.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-// wholeLines returns the length of the first size bytes of r up to and with their last newline.
-func wholeLines(r io.ReaderAt, size int64) (int64, error) {
+// load sets the sizes of an open file, and makes sure that the file outlives a crash.
+func (f *File) load() error {
+	err := f.rememberInfo()
+	if err != nil {
+		return err
+	}
+	if !f.lastInfo.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", f.name)
+	}
+	f.size = f.lastInfo.Size()
+	if f.completeSize, err = completeLines(f.disk, f.size); err != nil {
+		return err
+	}
+	if err = syncDirectory(f.name); errors.Is(err, syscall.EINVAL) {
+		return nil // the file system cannot sync directories
+	}
+	return err
+}
+
+// completeLines returns the size of the complete lines in the first size bytes of r.
+func completeLines(r io.ReaderAt, size int64) (int64, error) {
 	buf := make([]byte, 64<<10)
 	for size > 0 {
-		part := buf[:min(size, int64(len(buf)))]
-		size -= int64(len(part))
-		if n, err := r.ReadAt(part, size); n < len(part) {
-			return 0, fmt.Errorf("looking for the last line: %w", err)
+		chunk := buf[:min(size, int64(len(buf)))]
+		size -= int64(len(chunk))
+		if n, err := r.ReadAt(chunk, size); n < len(chunk) {
+			return 0, fmt.Errorf("finding the last newline: %w", err)
 		}
-		if bytes.IndexByte(part, '\n') >= 0 { // which is much faster than LastIndexByte
-			return size + int64(bytes.LastIndexByte(part, '\n')) + 1, nil
+		if i := bytes.LastIndexByte(chunk, '\n'); i >= 0 {
+			return size + int64(i) + 1, nil
 		}
 	}
 	return 0, nil
 }
 
-// Scanner returns a reading of the file from its first line to its tail, as [NewScanner] does.
-func (f *File) Scanner(max int) *Scanner {
-	return NewScanner(io.NewSectionReader(f.disk, 0, f.end), max)
+// Scanner returns a Scanner that reads the file from its first line to its partial line, as [NewScanner] does.
+func (f *File) Scanner(maxLine int) *Scanner {
+	return NewScanner(io.NewSectionReader(f.disk, 0, f.size), maxLine)
 }
 
-// Append adds line, which must hold no newline. When it returns nil, the line is on disk and a tail is gone.
-// Otherwise the whole lines are as before.
+// Append adds line, which must not contain a newline. When it returns nil, the line is on disk and a partial line is
+// gone. When it returns an error, the complete lines are unchanged.
 func (f *File) Append(line []byte) error {
 	if bytes.IndexByte(line, '\n') >= 0 {
-		return errors.New("a line cannot hold a newline")
+		return errors.New("line contains a newline")
 	}
 	if f.disk == nil {
 		return nil
 	}
-	return f.write(f.whole, append(bytes.Clone(line), '\n'))
+	return f.write(f.completeSize, append(bytes.Clone(line), '\n'))
 }
 
-// CompletePartial makes the tail that Open found a line. When it returns nil, the line is on disk, or there is no
-// such tail. Otherwise the file is as before.
+// CompletePartial turns the partial line that Open found into a line, by appending a newline. When it returns nil, the
+// line is on disk, or there was no partial line. When it returns an error, the file is unchanged.
 func (f *File) CompletePartial() error {
-	if f.end == f.whole {
+	if f.size == f.completeSize {
 		return nil
 	}
-	return f.write(f.end, []byte{'\n'})
+	return f.write(f.size, []byte{'\n'})
 }
 
-// DropPartial removes the tail. When it returns nil, that is on disk, or there is no tail.
+// DropPartial durably removes the partial line, and whatever a failed Append has left over.
 func (f *File) DropPartial() error {
-	if f.PartialSize() == 0 {
+	if f.disk == nil {
 		return nil
 	}
-	return f.prepare(f.whole)
+	return f.checkAndTruncate(f.completeSize)
 }
 
-// PartialSize returns how many bytes stand after the whole lines: a tail that Open found, or the remains of a failed Append.
-func (f *File) PartialSize() int64 {
-	if f.left == nil {
-		return f.end - f.whole
-	}
-	return f.left.Size() - f.whole
+// PartialSize returns the size of the partial line in bytes, or 0 if there is none.
+func (f *File) PartialSize() int64 { return f.size - f.completeSize }
+
+// HasPrefix reports whether the file begins with prefix. A shorter file must be a beginning of prefix. It may be
+// padded with zeros, which a power failure can leave.
+func (f *File) HasPrefix(prefix string) bool {
+	start := make([]byte, len(prefix))
+	n, _ := f.disk.ReadAt(start, 0) // after an error, the rest does not count
+	return strings.HasPrefix(prefix, strings.TrimRight(string(start[:n]), "\x00"))
 }
 
-// HasPrefix reports whether the file, as far as it goes, begins with these words. Zeros behind a part of them, which a power
-// cut may leave, do not count.
-func (f *File) HasPrefix(words string) bool {
-	begin := make([]byte, len(words))
-	n, _ := f.disk.ReadAt(begin, 0) // less, or an error, leaves zeros
-	return strings.HasPrefix(words, strings.TrimRight(string(begin[:n]), "\x00"))
-}
-
-// Close closes the file and ends the lock. To close nil is no harm.
+// Close closes the file and releases the lock. Calling it on a nil File does nothing.
 func (f *File) Close() error {
 	if f == nil || f.disk == nil {
 		return nil
@@ -166,84 +165,84 @@ func (f *File) Close() error {
 	return f.disk.Close()
 }
 
-// Reopen goes on with the file of that name that is there now, as [Open] does: for when ErrChanged is no harm. If it fails,
-// each change fails with ErrChanged until it is called again.
+// Reopen closes the file and opens the one that has its name now, as [Open] does. Callers use it when ErrChanged is
+// harmless. If it fails, every change fails with ErrChanged until Reopen is called again.
 func (f *File) Reopen() error {
 	f.Close()
-	again, err := Open(f.name)
+	reopened, err := Open(f.name)
 	if err != nil {
-		f.left = nil // so that a change looks at it, and finds it closed
+		f.lastInfo = nil // so that the next change looks at the file, and finds it closed
 		return err
 	}
-	*f = *again
+	*f = *reopened
 	return nil
 }
 
-// prepare cuts the file to end bytes, if it is as we left it. It fails with ErrChanged if not.
-func (f *File) prepare(end int64) error {
-	there, err := os.Stat(f.name)
-	if err == nil && f.left == nil {
-		err = f.remember()
+// checkAndTruncate truncates a larger file to size. It fails with ErrChanged if the file is not as we left it.
+func (f *File) checkAndTruncate(size int64) error {
+	info, err := os.Stat(f.name)
+	if err == nil && f.lastInfo == nil {
+		err = f.rememberInfo()
 	}
-	var what string
+	var change string
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		what = "it is gone"
+		change = "deleted or moved"
 	case errors.Is(err, os.ErrClosed):
-		what = "it could not be opened again"
+		change = "cannot be reopened"
 	case err != nil:
 		return err
-	case !os.SameFile(there, f.left):
-		what = "it is another file now"
-	case there.Size() != f.left.Size() || there.Size() < f.end:
-		what = fmt.Sprintf("it has %d bytes now", there.Size())
-	case !there.ModTime().Equal(f.left.ModTime()) && runtime.GOOS != "windows":
-		// On Windows the lock keeps others from writing, and the time of our own change may come late.
-		what = "it was edited"
-	case there.Size() > end:
-		return f.cut(end)
+	case !os.SameFile(info, f.lastInfo):
+		change = "replaced by another file"
+	case info.Size() != f.lastInfo.Size() || info.Size() < f.size:
+		change = fmt.Sprintf("its size is now %d bytes", info.Size())
+	case !info.ModTime().Equal(f.lastInfo.ModTime()) && runtime.GOOS != "windows":
+		// On Windows, the lock prevents edits, and the time of our own last change may still be updated.
+		change = "edited"
+	case info.Size() > size:
+		return f.truncate(size)
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, what)
+	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, change)
 }
 
-// write makes p durable at the offset at, as the end of the whole lines. If it fails, it takes p back.
+// write saves p at offset at, as the end of a line. If it fails, it truncates the file to its previous size.
 func (f *File) write(at int64, p []byte) error {
-	if err := f.prepare(at); err != nil {
+	if err := f.checkAndTruncate(at); err != nil {
 		return err
 	}
-	_, err := f.disk.WriteAt(p, f.end)
-	// Before the sync, which may take long: what others do meanwhile must not pass for ours.
-	err = errors.Join(err, f.remember())
+	_, err := f.disk.WriteAt(p, f.size)
+	// Look at the file before the sync, which may take long: a change by others meanwhile must not pass for ours.
+	err = errors.Join(err, f.rememberInfo())
 	if err == nil {
 		err = f.disk.Sync()
 	}
 	if err != nil {
-		f.cut(f.end) // if that fails, the next change does it
+		f.truncate(f.size) // if this fails, the next change tries again
 		return err
 	}
-	f.end += int64(len(p))
-	f.whole = f.end
+	f.size += int64(len(p))
+	f.completeSize = f.size
 	return nil
 }
 
-// cut makes the file end bytes long, durably.
-func (f *File) cut(end int64) error {
-	if err := f.disk.Truncate(end); err != nil {
+// truncate durably truncates the file to size. If only the sync fails, the next Append makes up for it with its own.
+func (f *File) truncate(size int64) error {
+	if err := f.disk.Truncate(size); err != nil {
 		return err
 	}
-	f.end = end
-	return errors.Join(f.remember(), f.disk.Sync())
+	f.size = size
+	return errors.Join(f.rememberInfo(), f.disk.Sync())
 }
 
-// remember looks at the file after a change of ours.
-func (f *File) remember() (err error) {
-	f.left, err = f.disk.Stat()
+// rememberInfo looks at the file after a change of ours.
+func (f *File) rememberInfo() (err error) {
+	f.lastInfo, err = f.disk.Stat()
 	return err
 }
 
-// OpenSnapshot opens a file, which may be in use, to be read up to the size that it has now.
+// OpenSnapshot opens a file for reading up to its current size. The file may be in use, and may grow meanwhile.
 func OpenSnapshot(name string) (io.ReadCloser, error) {
 	file, err := os.Open(name)
 	if err != nil {
@@ -256,52 +255,53 @@ func OpenSnapshot(name string) (io.ReadCloser, error) {
 	}{io.NewSectionReader(file, 0, size), file}, err
 }
 
-// Scanner is a reading of lines: a [bufio.Scanner] that counts them. Its memory is bounded by the longest line.
-// Scan goes on to the next whole line. It returns false when there is none, or after an error.
+// Scanner is a [bufio.Scanner] for the complete lines of a file, which counts them. Its memory use is bounded by the
+// longest line.
 type Scanner struct {
 	*bufio.Scanner
-	max    int
-	number int
-	tail   []byte
+	maxLine int
+	number  int
+	partial []byte
 }
 
-// NewScanner returns a reading of r. A line or a tail of more than max bytes, without the newline, is an error.
-func NewScanner(r io.Reader, max int) *Scanner {
-	l := &Scanner{Scanner: bufio.NewScanner(r), max: max}
-	l.Buffer(make([]byte, min(max+1, 64<<10)), max+1)
-	l.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
+// NewScanner returns a Scanner that reads from r. A line or partial line of more than maxLine bytes, without its
+// newline, is an error.
+func NewScanner(r io.Reader, maxLine int) *Scanner {
+	s := &Scanner{Scanner: bufio.NewScanner(r), maxLine: maxLine}
+	s.Buffer(make([]byte, min(maxLine+1, 64<<10)), maxLine+1)
+	s.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
-			l.number++
+			s.number++
 			return i + 1, data[:i], nil
 		}
 		if atEOF {
-			l.tail = bytes.Clone(data)
+			s.partial = bytes.Clone(data)
 			return 0, nil, bufio.ErrFinalToken
 		}
 		return 0, nil, nil
 	})
-	return l
+	return s
 }
 
-// Number returns the number of the line last scanned, from 1.
-func (l *Scanner) Number() int { return l.number }
+// Number returns the number of the last line that Scan read, counted from 1.
+func (s *Scanner) Number() int { return s.number }
 
-// Partial returns what stands after the last newline, once Scan has returned false without an error.
-func (l *Scanner) Partial() []byte { return l.tail }
+// Partial returns the partial line, once Scan has returned false without an error.
+func (s *Scanner) Partial() []byte { return s.partial }
 
-// Err returns what ended the reading early, and on which line; nil if nothing did.
-func (l *Scanner) Err() error {
-	err := l.Scanner.Err()
+// Err returns the first error, with the number of its line, or nil if there was none.
+func (s *Scanner) Err() error {
+	err := s.Scanner.Err()
 	if err == bufio.ErrTooLong {
-		err = fmt.Errorf("it is longer than %d bytes", l.max)
+		err = fmt.Errorf("longer than %d bytes", s.maxLine)
 	}
 	if err != nil {
-		err = fmt.Errorf("line %d: %w", l.number+1, err)
+		err = fmt.Errorf("line %d: %w", s.number+1, err)
 	}
 	return err
 }
 
-// Encode is the JSON of v, which has one, as a line.
+// Encode returns v in JSON, as a line without its newline. It panics if v has no JSON.
 func Encode(v any) []byte {
 	line, err := json.Marshal(v)
 	if err != nil {
@@ -310,19 +310,18 @@ func Encode(v any) []byte {
 	return line
 }
 
-// Decode reads what Encode has made of a line into v, which is a pointer. A value has one spelling in a file, that of encoding/json:
-// what is written otherwise is an error, so that no byte of a line can be changed unnoticed.
+// Decode decodes a line that Encode returned into v, which must be a pointer. It accepts only canonical JSON, the one
+// spelling that Encode returns, so that no change of a line goes unnoticed.
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
-	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number ") {
-		return fmt.Errorf("bad JSON: %s: the %.60s is no whole number of at most %d bits, "+
-			"which is what this build of the program takes", wrong.Field, wrong.Value, strconv.IntSize)
+	if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) && strings.HasPrefix(t.Value, "number ") {
+		return fmt.Errorf("bad JSON: %s: %.60s is not a whole number that fits in %d bits", t.Field, t.Value, strconv.IntSize)
 	}
 	if err != nil {
 		return fmt.Errorf("bad JSON: %w", err)
 	}
-	if again, err := json.Marshal(v); err != nil || string(again) != string(line) {
-		return fmt.Errorf("bad JSON: it should be %.200s", again)
+	if canonical, err := json.Marshal(v); err != nil || string(canonical) != string(line) {
+		return fmt.Errorf("not canonical JSON: want %.200s", canonical)
 	}
 	return nil
 }

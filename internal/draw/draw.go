@@ -1,15 +1,19 @@
-// Package draw is a sealed lottery that anybody can check with sha256sum and a calculator.
+// Package draw is a sealed lottery that anyone can check with sha256sum and a calculator.
 //
-// Whoever runs the lottery makes a secret before there is any entry, and tells its seal, which is its hash.
-// Each entry has tickets, numbered on from those before. At the end the secret is told. The hash of the
-// secret and all entries, read as a number, says which ticket wins: nobody who enters can foresee it, and who
-// runs the lottery settled its part before it saw the entries. What that does not prove: that no entry was
-// left out, or added at the last moment by who knew the secret.
+// Before there are any entries, whoever runs the lottery makes a secret and publishes its seal, which is the secret's
+// hash. Each entry gets tickets, numbered consecutively. At the end the secret is revealed. The hash of the secret and
+// all entries, read as a number, picks the winning ticket. Nobody who enters can predict it, and whoever runs the
+// lottery committed to the secret before seeing the entries. What this does not prove: that no entry was left out, or
+// added at the last moment by someone who knew the secret.
 //
-// The hash is SHA-256 of lines, each followed by a newline: the secret, then for each entry, in order,
-// "<name> <tickets> <note>". An entry that is slashed keeps its line and its tickets, with "slashed"
-// for its note. If one of its tickets comes up, the hash of that hash decides among the tickets of the
-// others, renumbered from 1 in the same order.
+// In detail, every hash is the SHA-256 of lines, each followed by a newline, in lower-case hex:
+//
+//   - The draw lines are the secret and then, for each entry in order, "<name> <tickets> <note>". An entry that was
+//     slashed keeps its line and its tickets, but its note is "slashed".
+//   - The seal is the hash of the secret.
+//   - The winning ticket is 1 + D mod all tickets, where D is the hash of the draw lines.
+//   - If that ticket belongs to a slashed entry, there is a redraw among the tickets of all other entries, renumbered
+//     from 1 in the same order. The winning ticket is 1 + D' mod these tickets, where D' is the hash of D.
 package draw
 
 import (
@@ -29,37 +33,37 @@ type Draw struct {
 
 	secret    string
 	total     big.Int // tickets; may pass 64 bits
-	slashed   int     // entries that cannot win
+	slashed   int     // entries
 	forfeited big.Int // their tickets
 }
 
-// Entry is one who takes part. Name and note are words: visible ASCII without a space.
+// Entry is what one entrant enters. Name and note consist of visible ASCII characters, without spaces.
 type Entry struct {
 	Name    string
-	Tickets int64  // above 0
+	Tickets int64  // at least 1
 	Note    string // not "slashed"
-	Slashed bool
+	Slashed bool   // it cannot win
 }
 
-// slashed is the note of an entry that cannot win.
+// slashed is the note of a slashed entry in the draw lines.
 const slashed = "slashed"
 
-// New is a draw without entries and with a secret of 130 random bits.
+// New returns a draw without entries, with a new secret of 130 random bits.
 func New() *Draw { return &Draw{secret: rand.Text()} }
 
-// Again is a draw without entries and with the secret of d, for when d had no winner.
+// Again returns a draw without entries, with the secret of d. It follows a draw that nobody could win.
 func (d *Draw) Again() *Draw { return &Draw{secret: d.secret} }
 
-// Secret is to be told only when no entry will be added any more.
+// Secret returns the secret. It must not be revealed before the last entry is added.
 func (d *Draw) Secret() string { return d.secret }
 
-// Seal is what may be told of the secret at any time: printf '%s\n' "$secret" | sha256sum
+// Seal returns the hash of the secret, which may be published at any time: printf '%s\n' "$secret" | sha256sum
 func (d *Draw) Seal() string {
 	sum := sha256.Sum256([]byte(d.secret + "\n"))
 	return hex.EncodeToString(sum[:])
 }
 
-// Add appends e and returns its first and its last ticket.
+// Add appends e and returns its first and last ticket.
 func (d *Draw) Add(e Entry) (first, last *big.Int) {
 	first = new(big.Int).Add(&d.total, big.NewInt(1))
 	d.add(e)
@@ -71,45 +75,45 @@ func (d *Draw) add(e Entry) {
 	d.total.Add(&d.total, big.NewInt(e.Tickets))
 }
 
-// Slash makes entry i, which was not slashed before, unable to win. It costs the same however many there are.
+// Slash makes entry i unable to win. It must not be slashed already. The cost does not depend on the other entries.
 func (d *Draw) Slash(i int) {
 	d.Entries[i].Slashed = true
 	d.slashed++
 	d.forfeited.Add(&d.forfeited, big.NewInt(d.Entries[i].Tickets))
 }
 
-// Eligible is how many entries can win, and how many tickets they hold.
+// Eligible returns how many entries can win, and how many tickets they hold.
 func (d *Draw) Eligible() (entries int, tickets *big.Int) {
 	return len(d.Entries) - d.slashed, new(big.Int).Sub(&d.total, &d.forfeited)
 }
 
-// Lines is the lines of the draw, each followed by a newline.
+// Lines returns the draw lines, each followed by a newline.
 func (d *Draw) Lines() string {
 	b := make([]byte, 0, 128+80*len(d.Entries)) // enough for addresses
 	b = append(b, d.secret+"\n"...)
 	for _, e := range d.Entries {
-		b = append(append(b, e.Name...), ' ')
-		b = append(strconv.AppendInt(b, e.Tickets, 10), ' ')
 		if e.Slashed {
 			e.Note = slashed
 		}
+		b = append(append(b, e.Name...), ' ')
+		b = append(strconv.AppendInt(b, e.Tickets, 10), ' ')
 		b = append(append(b, e.Note...), '\n')
 	}
 	return string(b)
 }
 
-// Parse is the reverse of Lines. It takes nothing but what Lines gives.
+// Parse is the inverse of Lines. It returns an error for anything that Lines cannot have produced.
 func Parse(lines []string) (*Draw, error) {
-	if len(lines) == 0 || len(lines[0]) < 26 || !isWord(lines[0]) {
-		return nil, errors.New("its lines do not begin with a secret of 26 or more characters")
+	if len(lines) == 0 || len(lines[0]) < 26 || !isField(lines[0]) {
+		return nil, errors.New("the first line is not a secret of at least 26 characters")
 	}
 	d := &Draw{secret: lines[0], Entries: make([]Entry, 0, len(lines)-1)}
 	for i, line := range lines[1:] {
 		name, rest, _ := strings.Cut(line, " ")
 		tickets, note, _ := strings.Cut(rest, " ")
 		n, err := strconv.ParseInt(tickets, 10, 64)
-		if err != nil || n < 1 || strconv.FormatInt(n, 10) != tickets || !isWord(name) || !isWord(note) {
-			return nil, fmt.Errorf("%.100q is no entry of a draw", line)
+		if err != nil || n < 1 || strconv.FormatInt(n, 10) != tickets || !isField(name) || !isField(note) {
+			return nil, fmt.Errorf("%.100q is not an entry (address, stake, BPM)", line)
 		}
 		if d.add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
 			d.Slash(i)
@@ -118,8 +122,8 @@ func Parse(lines []string) (*Draw, error) {
 	return d, nil
 }
 
-// isWord says whether s is visible ASCII without a space: then lines made of words can be read in one way only.
-func isWord(s string) bool {
+// isField reports whether s consists of visible ASCII characters. Lines of such fields can be read in one way only.
+func isField(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {
 			return false
@@ -128,46 +132,47 @@ func isWord(s string) bool {
 	return s != ""
 }
 
-// Outcome is what a draw has come to.
+// Outcome is the result of a draw.
 type Outcome struct {
-	Winner        int      // the entry; -1: none could win
-	Lines         string   // of the draw
-	Ticket, Total *big.Int // that decided
-	slashed       string   // if a slashed ticket came up first, the words for it
+	Winner        int      // the index of the entry that won, or -1 if none could win
+	Ticket, Total *big.Int // of the redraw, if there was one
+	Lines         string   // the draw lines
+	slashed       string   // the first draw and "redraw: ", if there was a redraw
 }
 
-// String is "ticket <t> of <total>", behind the words for a slashed ticket.
+// String returns "ticket <t> of <total>", or "ticket <t> of <total> was slashed; redraw: ticket <t> of <total>".
 func (o Outcome) String() string {
 	return fmt.Sprintf("%sticket %d of %d", o.slashed, o.Ticket, o.Total)
 }
 
-// Outcome draws. It is the same each time, and takes as long as hashing lines, which must be d.Lines():
-// however many tickets there are, and whoever was slashed.
+// Outcome makes the draw. The result is the same on every call, until an entry is added or slashed. The cost depends
+// on the number of entries, not on how many tickets they hold or how many were slashed.
 func (d *Draw) Outcome() Outcome {
-	lines := d.Lines()
-	_, canWin := d.Eligible()
-	if canWin.Sign() == 0 {
-		return Outcome{Winner: -1}
+	o := Outcome{Winner: -1, Lines: d.Lines()}
+	_, eligible := d.Eligible()
+	if eligible.Sign() == 0 {
+		return o
 	}
-	sum := sha256.Sum256([]byte(lines))
-	o := Outcome{Lines: lines, Total: new(big.Int).Set(&d.total)}
+	sum := sha256.Sum256([]byte(o.Lines))
+	o.Total = new(big.Int).Set(&d.total)
 	o.Ticket = ticket(sum, o.Total)
 	if o.Winner = d.holder(o.Ticket, true); d.Entries[o.Winner].Slashed {
 		o.slashed = fmt.Sprintf("ticket %d of %d was slashed; redraw: ", o.Ticket, o.Total)
 		sum = sha256.Sum256([]byte(hex.EncodeToString(sum[:]) + "\n"))
-		o.Ticket, o.Total = ticket(sum, canWin), canWin
+		o.Ticket, o.Total = ticket(sum, eligible), eligible
 		o.Winner = d.holder(o.Ticket, false)
 	}
 	return o
 }
 
-// ticket is 1 + sum mod total, where total is above 0. A ticket is more likely than another by less than total / 2^256.
+// ticket returns 1 + sum mod total. total is above 0. The chances of two tickets differ by less than total / 2^256.
 func ticket(sum [sha256.Size]byte, total *big.Int) *big.Int {
 	t := new(big.Int).SetBytes(sum[:])
 	return t.Add(t.Mod(t, total), big.NewInt(1))
 }
 
-// holder is the entry that holds ticket t; all says whether the tickets of slashed entries are numbered too.
+// holder returns the index of the entry that holds ticket t, or -1 if there is no such ticket. If all is false, the
+// tickets of slashed entries are not numbered.
 func (d *Draw) holder(t *big.Int, all bool) int {
 	left, tickets := new(big.Int).Set(t), new(big.Int)
 	for i, e := range d.Entries {
@@ -175,5 +180,5 @@ func (d *Draw) holder(t *big.Int, all bool) int {
 			return i
 		}
 	}
-	return -1 // there is no such ticket
+	return -1
 }

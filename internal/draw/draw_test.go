@@ -16,14 +16,14 @@ import (
 func same(t *testing.T, what string, got, want any) {
 	t.Helper()
 	if got, want := fmt.Sprint(got), fmt.Sprint(want); got != want {
-		t.Errorf("%s:\n%s\nwant:\n%s", what, got, want)
+		t.Errorf("%s: got\n%s\nwant\n%s", what, got, want)
 	}
 }
 
 func hash(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
 
-// outOf is the ticket of that total to which a hash points.
-func outOf(hash string, total *big.Int) *big.Int {
+// ticketOf returns the ticket that a hash in hex picks.
+func ticketOf(hash string, total *big.Int) *big.Int {
 	n, _ := new(big.Int).SetString(hash, 16)
 	return n.Add(n.Mod(n, total), big.NewInt(1))
 }
@@ -35,53 +35,60 @@ const (
 	most   = math.MaxInt64
 )
 
-// The examples of the contract, byte by byte.
+// Two draws, byte by byte: the second one has a redraw.
 func TestExamples(t *testing.T) {
 	const seal = "607fbc17a7d3a1c85183c0488f5b2fcb7e10f75494c8813b6f2b43ccbed32427"
 	d := &Draw{secret: secret}
 	same(t, "seal", d.Seal(), seal)
-	same(t, "tickets of a199", fmt.Sprint(d.Add(Entry{a199, 100, "72", false})), "1 100")
-	same(t, "tickets of c700", fmt.Sprint(d.Add(Entry{c700, 25, "68", false})), "101 125")
-	lines := d.Lines()
-	same(t, "lines", lines, secret+"\n"+a199+" 100 72\n"+c700+" 25 68\n")
-	same(t, "D", hash(lines), "49a896440ab40ef8049374b9bb86e601b408abc2a463cc84173fd1ae58b9347c")
-	o := d.Outcome(lines)
-	same(t, "outcome and winner", fmt.Sprint(o, o.Winner), "ticket 21 of 125 0")
-	record := NewRecord(1, "b1", lines, o, d)
-	same(t, "record", string(record), `{"Index":1,"Block":"b1","Lines":["`+secret+`","`+a199+` 100 72","`+c700+` 25 68"],`+
-		`"Ticket":21,"Total":125,"NextSeal":"`+seal+`"}`)
+	first, last := d.Add(Entry{Name: a199, Tickets: 100, Note: "72"})
+	same(t, "tickets of a199", fmt.Sprint(first, last), "1 100")
+	first, last = d.Add(Entry{Name: c700, Tickets: 25, Note: "68"})
+	same(t, "tickets of c700", fmt.Sprint(first, last), "101 125")
+	o := d.Outcome()
+	same(t, "lines", o.Lines, secret+"\n"+a199+" 100 72\n"+c700+" 25 68\n")
+	same(t, "D", hash(o.Lines), "49a896440ab40ef8049374b9bb86e601b408abc2a463cc84173fd1ae58b9347c")
+	same(t, "outcome", fmt.Sprint(o, ", winner ", o.Winner), "ticket 21 of 125, winner 0")
+	same(t, "record", string(NewRecord(1, "b1", o, d)), `{"Index":1,"Block":"b1","Lines":["`+secret+`","`+
+		a199+` 100 72","`+c700+` 25 68"],"Ticket":21,"Total":125,"NextSeal":"`+seal+`"}`)
 
 	d.secret = strings.Repeat("A", 26)
 	d.Slash(0)
-	lines = d.Lines()
-	same(t, "lines", lines, "AAAAAAAAAAAAAAAAAAAAAAAAAA\n"+a199+" 100 slashed\n"+c700+" 25 68\n")
-	same(t, "D'", hash(hash(lines)+"\n"), "c38035136f08f56d0c8366ea641553f89d4013eab0654d9cb6957909707cc89d")
-	for range 2 {
-		o = d.Outcome(lines)
-		same(t, "outcome and winner", fmt.Sprint(o, o.Winner), "ticket 59 of 125 was slashed, again: ticket 3 of 25 1")
+	same(t, "eligible", fmt.Sprint(d.Eligible()), "1 25")
+	for range 2 { // with the same outcome
+		o = d.Outcome()
+		same(t, "lines", o.Lines, "AAAAAAAAAAAAAAAAAAAAAAAAAA\n"+a199+" 100 slashed\n"+c700+" 25 68\n")
+		same(t, "D'", hash(hash(o.Lines)+"\n"), "c38035136f08f56d0c8366ea641553f89d4013eab0654d9cb6957909707cc89d")
+		same(t, "outcome", fmt.Sprint(o, ", winner ", o.Winner),
+			"ticket 59 of 125 was slashed; redraw: ticket 3 of 25, winner 1")
 	}
-	same(t, "who can win", fmt.Sprint(d.Eligible()), "1 25")
 	d.Slash(1)
-	same(t, "winner if all are slashed", d.Outcome(d.Lines()).Winner, -1)
+	same(t, "winner if all are slashed", d.Outcome().Winner, -1)
 }
 
-// Secrets are new, except after a draw without a winner; and what was told does not change later.
+// New never repeats a secret, and Again does. Results do not change when the draw does.
 func TestNew(t *testing.T) {
-	d, other := New(), New()
-	if len(d.Secret()) != 26 || d.Secret() == other.Secret() || d.Seal() != hash(d.Secret()+"\n") {
-		t.Errorf("secrets %s and %s; the first has the seal %s", d.Secret(), other.Secret(), d.Seal())
+	secrets := map[string]bool{}
+	for range 1000 {
+		d := New()
+		secrets[d.Secret()] = true
+		if len(d.Secret()) != 26 || d.Seal() != hash(d.Secret()+"\n") {
+			t.Fatalf("the secret %s has the seal %s", d.Secret(), d.Seal())
+		}
 	}
-	same(t, "winner of no entries", d.Outcome(d.Lines()).Winner, -1)
-	first, last := d.Add(Entry{"alice", 5, "72", false})
-	o := d.Outcome(d.Lines())
-	d.Add(Entry{"bob", 7, "68", false})
+	same(t, "secrets", len(secrets), 1000)
+	d := New()
+	same(t, "winner of no entries", d.Outcome().Winner, -1)
+	first, last := d.Add(Entry{Name: "alice", Tickets: 5, Note: "72"})
+	o := d.Outcome()
+	d.Add(Entry{Name: "bob", Tickets: 7, Note: "68"})
 	d.Slash(0)
-	same(t, "alice's tickets and their total", fmt.Sprint(first, last, o.Total), "1 5 5")
+	same(t, "tickets of alice", fmt.Sprint(first, last, o.Total), "1 5 5")
 	again := d.Again()
-	same(t, "again", fmt.Sprint(again.Eligible())+again.Lines()+again.Seal(), "0 0"+d.Secret()+"\n"+d.Seal())
+	same(t, "lines of Again", again.Lines(), d.Secret()+"\n")
+	same(t, "entries of Again", fmt.Sprint(again.Eligible()), "0 0")
 }
 
-// Parse takes what Lines gives, and nothing else.
+// Parse accepts what Lines returns, and nothing else.
 func TestParse(t *testing.T) {
 	good := []string{secret, "alice 9223372036854775807 72", "bob 9223372036854775807 slashed", "carol 1 0"}
 	d, err := Parse(good)
@@ -89,24 +96,25 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "lines", d.Lines(), strings.Join(good, "\n")+"\n")
-	same(t, "entries", d.Entries, "[{alice 9223372036854775807 72 false} {bob 9223372036854775807 slashed true} {carol 1 0 false}]")
-	same(t, "who can win", fmt.Sprint(d.Eligible()), "2 9223372036854775808")
+	same(t, "entries", d.Entries,
+		"[{alice 9223372036854775807 72 false} {bob 9223372036854775807 slashed true} {carol 1 0 false}]")
+	same(t, "eligible", fmt.Sprint(d.Eligible()), "2 9223372036854775808")
 	for _, bad := range []string{"", "alice", "alice 5", "alice 5 ", "alice  5 72", " 5 72", "alice 5 72 ", "alice 5 72 1",
-		"alice 0 72", "alice -5 72", "alice +5 72", "alice 05 72", "alice 5.0 72", "alice 0x5 72", "alice 9223372036854775808 72",
-		"al\nice 5 72", "alice 5 7\n2", "alice 5 72\n", "alice 5 72\r", "al\tice 5 72", "al\u00efce 5 72", "alice 5 \x7f",
-		"alice 5 \x00", "alice 5 " + strings.Repeat("7", 1<<20) + "\n"} {
+		"alice 0 72", "alice -5 72", "alice +5 72", "alice 05 72", "alice 5.0 72", "alice 0x5 72",
+		"alice 9223372036854775808 72", "al\nice 5 72", "alice 5 7\n2", "alice 5 72\n", "alice 5 72\r", "al\tice 5 72",
+		"al\u00efce 5 72", "alice 5 \x7f", "alice 5 \x00", "alice 5 " + strings.Repeat("7", 1<<20) + "\n"} {
 		_, err := Parse([]string{secret, "bob 1 1", bad})
-		same(t, "error", err, fmt.Sprintf("%.100q is no entry of a draw", bad))
+		same(t, "error", err, fmt.Sprintf("%.100q is not an entry (address, stake, BPM)", bad))
 	}
 	for _, bad := range [][]string{nil, {""}, {secret[1:]}, {secret + " "}, {secret + "\nbob 1 1"}, {"alice 5 72"}} {
 		_, err := Parse(bad)
-		same(t, "error", err, "its lines do not begin with a secret of 26 or more characters")
+		same(t, "error", err, "the first line is not a secret of at least 26 characters")
 	}
 }
 
-// Each entry holds as many tickets as it has, in order: every ticket of small draws, and the edges of a huge one.
+// Each entry holds as many tickets as it has, in order: every ticket of small draws, and the first and last of huge ones.
 func TestHolder(t *testing.T) {
-	for lines, want := range map[string]string{ // who holds the tickets from 1 to 11, of all and of those who can win
+	for lines, want := range map[string]string{ // the holders of tickets 1 to 11, of all and of those that can win
 		"a 1 1":                               "0.......... 0..........",
 		"a 3 1,b 1 1,c 2 1":                   "000122..... 000122.....",
 		"a 2 slashed,b 3 1,c 1 slashed,d 4 1": "0011123333. 1113333....",
@@ -120,41 +128,40 @@ func TestHolder(t *testing.T) {
 			}
 			return s
 		}
-		same(t, "holders of the tickets of "+lines, holders(true)+" "+holders(false), want)
+		same(t, "holders of "+lines, holders(true)+" "+holders(false), want)
 	}
 	d := &Draw{secret: secret}
 	for i, want := range []string{"1 9223372036854775807", "9223372036854775808 18446744073709551614",
 		"18446744073709551615 27670116110564327421", "27670116110564327422 27670116110564327422"} {
-		first, last := d.Add(Entry{"a", []int64{most, most, most, 1}[i], "1", false})
+		first, last := d.Add(Entry{Name: "a", Tickets: []int64{most, most, most, 1}[i], Note: "1"})
 		same(t, "tickets", fmt.Sprint(first, last), want)
-		same(t, "their holders", fmt.Sprint(d.holder(first, true), d.holder(last, true)), fmt.Sprint(i, i))
+		same(t, "holders of "+want, fmt.Sprint(d.holder(first, true), d.holder(last, true)), fmt.Sprint(i, i))
 	}
 	_, total := d.Eligible()
-	same(t, "ticket", d.Outcome(d.Lines()).Ticket, outOf(hash(d.Lines()), total))
+	same(t, "ticket", d.Outcome().Ticket, ticketOf(hash(d.Lines()), total))
 	// 2^248 ends in 56, 2^255 in 68.
 	for sum, want := range map[[32]byte]int{{}: 1, {31: 99}: 100, {31: 100}: 1, {0: 1}: 57, {0: 128}: 69} {
-		same(t, fmt.Sprintf("%x as a ticket of 100", sum), ticket(sum, big.NewInt(100)), want)
+		same(t, fmt.Sprintf("ticket of %x", sum), ticket(sum, big.NewInt(100)), want)
 	}
 }
 
-// Slashed entries cost no more than others, however many they are and whatever they have staked.
-func TestSlashedCostNothing(t *testing.T) {
+// A slashed entry costs no more than others.
+func TestCostOfSlashed(t *testing.T) {
 	d := &Draw{secret: secret}
 	for i := range 200_000 {
-		d.Add(Entry{"a", most, "1", false})
+		d.Add(Entry{Name: "a", Tickets: most, Note: "1"})
 		d.Slash(i)
 	}
-	d.Add(Entry{"b", most, "1", false})
-	lines := d.Lines()
-	same(t, "ticket", d.Outcome(lines).Ticket, outOf(hash(hash(lines)+"\n"), big.NewInt(most)))
-	allocations := testing.AllocsPerRun(1, func() { same(t, "winner", d.Outcome(lines).Winner, 200_000) })
+	d.Add(Entry{Name: "b", Tickets: most, Note: "1"})
+	same(t, "ticket", d.Outcome().Ticket, ticketOf(hash(hash(d.Lines())+"\n"), big.NewInt(most)))
+	allocations := testing.AllocsPerRun(1, func() { same(t, "winner", d.Outcome().Winner, 200_000) })
 	same(t, "few allocations", allocations < 100, true)
 }
 
-// files is a draws file and its chain in the making, by a server that is killed now and then.
+// files are the draws file and the chain of a server that crashes now and then.
 type files struct {
 	lines  []string
-	chain  []block // from genesis on
+	chain  []block // from the genesis block on
 	starts int     // of the server
 	next   *Draw
 }
@@ -169,34 +176,31 @@ func (f *files) restart() *files {
 	return f
 }
 
-// crash takes back the last block, which was not announced.
+// crash takes back the last block, but not its record, as if it had never been announced.
 func (f *files) crash() *files {
 	f.chain = f.chain[:len(f.chain)-1]
 	return f.restart()
 }
 
-// round draws a block, among stakes so large that no changed line gives the right ticket by chance. A negative one was slashed.
+// round draws a block. Stakes are huge, so that no changed line gives the same ticket. A negative one was slashed.
 func (f *files) round(stakes ...int64) *files {
 	d := f.next
 	for i, stake := range append(stakes, most) {
-		d.Add(Entry{fmt.Sprintf("%c%d", 'a'+i, f.starts), max(stake, -stake), fmt.Sprint(70 + i), false})
+		d.Add(Entry{Name: fmt.Sprintf("%c%d", 'a'+i, f.starts), Tickets: max(stake, -stake), Note: fmt.Sprint(70 + i)})
 		if stake < 0 {
 			d.Slash(i)
 		}
 	}
 	f.next = &Draw{secret: hash(d.secret)[:26]}
-	lines := d.Lines()
-	o := d.Outcome(lines)
-	line := NewRecord(len(f.chain), hash(lines), lines, o, f.next)
-	f.lines = append(f.lines, string(line))
-	f.chain = append(f.chain, block{hash(lines), d.Entries[o.Winner].Name, d.Entries[o.Winner].Note})
+	o := d.Outcome()
+	f.lines = append(f.lines, string(NewRecord(len(f.chain), hash(o.Lines), o, f.next)))
+	f.chain = append(f.chain, block{hash: hash(o.Lines), name: d.Entries[o.Winner].Name, note: d.Entries[o.Winner].Note})
 	return f
 }
 
-// verify is what verify says of a draws file: the fault, or the summary.
+// verify returns the summary of a draws file, or its first error.
 func (f *files) verify(draws string) string {
 	r := NewRecords(strings.NewReader(draws))
-	r.Scan()
 	for i, b := range f.chain {
 		r.CheckBlock(i, b.hash, b.name, b.note)
 	}
@@ -207,39 +211,50 @@ func (f *files) verify(draws string) string {
 	return r.Summary(head)
 }
 
-// Records may be missing, or without a block in the chain if the last for their index; all else is a fault.
-func TestMatch(t *testing.T) {
+// A block may have no record. A record that is not of a block in the chain must be the last one for its index.
+func TestCheckBlock(t *testing.T) {
 	plain := newFiles().round().round().round(5).round(most, 5)
 	killed := newFiles().round().round().round().round().crash()
 	crashed := newFiles().round().round().crash().round().round().crash().round().crash() // for blocks 1, 2, 2, 3, 3
 	restarted := newFiles().round().restart().round().round().crash().round()
+	lost := newFiles().round().crash().round().round().round().crash().round() // for blocks 1, 1, 2, 3, 3
 	otherBPM, otherWinner := newFiles().round().round(), newFiles().round().round()
 	otherBPM.chain[2].note, otherWinner.chain[2].name = "1", "b1"
-	first, spoiled := (&files{}).restart().round(), newFiles().round().round()
-	spoiled.lines[0] = strings.Replace(spoiled.lines[1], `"Index":2`, `"index":7`, 1)
+	first, badJSON := (&files{}).restart().round(), newFiles().round().round()
+	badJSON.lines[0] = strings.Replace(badJSON.lines[1], `"Index":2`, `"index":7`, 1)
+	otherHash := newFiles().round().round()
+	otherHash.lines[1] = strings.Replace(otherHash.lines[1], otherHash.chain[2].hash, otherHash.chain[1].hash, 1)
+	const notInChain = "its block is not in the chain, or out of order"
 	for _, c := range []struct {
 		files *files
-		lines string // in this order, numbered from 1
+		lines string // of the draws file, numbered from 1
 		want  string
 	}{
 		{plain, "1234", "4 draws"},
-		{plain, "", "0 draws; 4 blocks have no record of their draw"},
-		{plain, "24", "2 draws; 2 blocks have no record of their draw"},
-		{plain, "11234", "line 2: block 1 has a record already"},
-		{plain, "12344", "line 5: block 4 has a record already"},
-		{plain, "1324", "line 3: it comes behind that of block 3"},
-		{plain, "1243", "line 4: its block is not in the chain, or not in that order"},
-		{killed, "1234", "3 draws"}, // the last one has the winner of the head
-		{killed, "1243", "line 4: its block is not in the chain, or not in that order"},
-		{crashed, "12345", "2 draws; the seal was made anew 2 times, as after a restart (lines 3, 5)"},
-		{crashed, "14", "1 draws; 1 blocks have no record of their draw"},
-		{crashed, "125", "line 2: its block is not in the chain, or not in that order"},
-		{crashed, "132", "line 3: block 2 has a record already"},
-		{restarted, "1234", "3 draws; the seal was made anew 2 times, as after a restart (lines 2, 4)"},
-		{otherBPM, "12", "line 2: block 2 of the chain has another hash, winner or BPM"},
-		{otherWinner, "12", "line 2: block 2 of the chain has another hash, winner or BPM"},
-		{first, "1", "line 1: block 0 is not drawn"},
-		{spoiled, "12", "line 1: bad JSON: it should be " + strings.Replace(spoiled.lines[0], "index", "Index", 1)[:200]},
+		{plain, "", "0 draws; 4 blocks without a draw record"},
+		{plain, "24", "2 draws; 2 blocks without a draw record"},
+		{plain, "134", "3 draws; 1 block without a draw record"},
+		{plain, "11234", "line 2: duplicate record of block 1"},
+		{plain, "12344", "line 5: duplicate record of block 4"},
+		{plain, "1324", "line 3: out of order: it follows the record of block 3"},
+		{plain, "1243", "line 4: out of order: it follows the record of block 4"},
+		{killed, "1234", "3 draws"}, // the last record has the same winner as the head
+		{killed, "124", "2 draws; 1 block without a draw record"},
+		{killed, "1243", "line 4: " + notInChain},
+		{crashed, "12345", "2 draws; 2 new seals, as after a restart (lines 3, 5)"},
+		{crashed, "14", "1 draw; 1 block without a draw record"},
+		{crashed, "125", "line 2: " + notInChain},
+		{crashed, "132", "line 3: duplicate record of block 2"},
+		{restarted, "123", "2 draws; 1 block without a draw record; 1 new seal, as after a restart (line 2)"},
+		{restarted, "1234", "3 draws; 2 new seals, as after a restart (lines 2, 4)"},
+		{lost, "12345", "3 draws; 1 new seal, as after a restart (line 5)"},
+		{lost, "135", "line 1: " + notInChain},
+		{lost, "1", "0 draws; 3 blocks without a draw record"},
+		{otherBPM, "12", "line 2: it does not match block 2 of the chain (hash, winner or BPM)"},
+		{otherWinner, "12", "line 2: it does not match block 2 of the chain (hash, winner or BPM)"},
+		{otherHash, "12", "line 2: its hash is that of block 1"},
+		{first, "1", "line 1: block 0 is never drawn"},
+		{badJSON, "12", "line 1: not canonical JSON: want " + strings.Replace(badJSON.lines[0], "index", "Index", 1)[:200]},
 	} {
 		draws := ""
 		for _, number := range c.lines {
@@ -249,13 +264,13 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-// Whatever is changed in a file is found, but in what counts for nothing; and a changed field on its line.
+// Every change of a file is noticed, except in what does not count. A changed field is reported with its line.
 func TestTampering(t *testing.T) {
 	f := newFiles().round(most, -most).round(most).crash().round(1<<62).round(5).round(most).round(most, 5).round()
-	f.lines = append(f.lines[:3], f.lines[5]) // of blocks 3, 4 and 6 there is no record
+	f.lines = append(f.lines[:3], f.lines[5]) // blocks 3, 4 and 6 have no record
 	draws := strings.Join(f.lines, "\n") + "\n"
-	const good = "3 draws; 3 blocks have no record of their draw; the seal was made anew 1 times, as after a restart (lines 3)"
-	same(t, "as it was", f.verify(draws), good)
+	const good = "3 draws; 3 blocks without a draw record; 1 new seal, as after a restart (line 3)"
+	same(t, "the original", f.verify(draws), good)
 	var changes []func(r *Record)
 	for i, b := range f.chain {
 		changes = append(changes, func(r *Record) { r.Block = b.hash }, func(r *Record) { r.Index = i },
@@ -270,14 +285,14 @@ func TestTampering(t *testing.T) {
 		changes = append(changes, func(r *Record) { r.Ticket = json.Number(wrong) },
 			func(r *Record) { r.Total = json.Number(wrong) }, func(r *Record) { r.NextSeal = wrong })
 	}
-	harmless := draws
+	harmless := draws // with stars for the bytes that do not count
 	for n, line := range f.lines {
 		var record Record
 		json.Unmarshal([]byte(line), &record)
-		if n > 0 { // there is no record of the draw that it seals
+		if n > 0 { // the draw with this seal has no record
 			harmless = strings.Replace(harmless, record.NextSeal, strings.Repeat("*", 64), 1)
 		}
-		if n == 1 { // it was not announced
+		if n == 1 { // the draw was never announced
 			harmless = strings.Replace(harmless, record.Block, strings.Repeat("*", 64), 1)
 			continue
 		}
@@ -286,9 +301,9 @@ func TestTampering(t *testing.T) {
 			r.Lines = slices.Clone(r.Lines)
 			change(&r)
 			changed, _ := json.Marshal(r)
-			says := f.verify(strings.Replace(draws, line, string(changed), 1))
-			if string(changed) != line && !strings.HasPrefix(says, fmt.Sprintf("line %d: ", n+1)) {
-				t.Errorf("of line %d as\n%s\nit says %s", n+1, changed, says)
+			got := f.verify(strings.Replace(draws, line, string(changed), 1))
+			if string(changed) != line && !strings.HasPrefix(got, fmt.Sprintf("line %d: ", n+1)) {
+				t.Errorf("line %d changed to\n%s\ngives %s", n+1, changed, got)
 			}
 		}
 	}
@@ -296,62 +311,88 @@ func TestTampering(t *testing.T) {
 		at, changed := bit/8, []byte(draws)
 		changed[at] ^= 1 << (bit % 8)
 		if harmless[at] != '*' && f.verify(string(changed)) == good {
-			t.Fatalf("nobody sees that byte %d is %q now: %s", at, changed[at], changed)
+			t.Fatalf("byte %d can be changed to %q: %s", at, changed[at], changed)
 		}
 	}
 }
 
-// What fairness shows: neither a draw that was not announced counts, nor who was slashed.
+// A record may have as many proposals as a round.
+func TestLongRecord(t *testing.T) {
+	d := New()
+	for range 20_000 {
+		d.Add(Entry{Name: a199, Tickets: most, Note: "72"})
+	}
+	r := NewRecords(strings.NewReader(string(NewRecord(1, "", d.Outcome(), d)) + "\n"))
+	same(t, "scan", fmt.Sprint(r.Scan(), r.Err()), "true <nil>")
+	same(t, "outcome", r.Outcome, d.Outcome())
+}
+
+// Fairness counts announced draws, and those names that could win them.
 func TestFairness(t *testing.T) {
 	fairness := func(f *files) string {
 		var b strings.Builder
 		if err := tabulate(&b, strings.NewReader(strings.Join(append(f.lines, ""), "\n"))); err != nil {
 			return err.Error()
 		}
-		table, _, _ := strings.Cut(b.String(), "\n\noff: ")
+		table, _, _ := strings.Cut(b.String(), "\n\nz: ")
 		return table
 	}
 	f := newFiles()
-	same(t, "no draws", fairness(f), "there is no draw in it yet")
+	same(t, "no draws", fairness(f), "no draws yet")
 	f.lines = []string{`{"Index":1,"Block":"","Lines":["` + secret + `","a 5 slashed"],"Ticket":1,"Total":5,"NextSeal":""}`}
-	same(t, "a fault", fairness(f), "line 1: no entry could win")
-	same(t, "no file", tabulate(io.Discard, iotest.ErrReader(io.ErrUnexpectedEOF)), "line 1: unexpected EOF")
-	f = newFiles().round(most, most).round(most, -most).round(-most, most, most/4).round(most, most).crash().round(most).round()
-	same(t, "6 draws of 5 blocks", fairness(f), `5 rounds, 6 validators; bars show wins, marks what was expected
+	same(t, "all slashed", fairness(f), "line 1: every entry was slashed, so none can have won")
+	same(t, "reading fails", tabulate(io.Discard, iotest.ErrReader(io.ErrUnexpectedEOF)), "line 1: unexpected EOF")
+	same(t, "one draw", fairness(newFiles().round()), `1 round, 1 validator. Bar (=): wins. Mark (|): expected wins.
 
-validator     rounds  expected    wins    off
+validator     rounds  expected    wins      z
+a1                 1       1.0       1   +0.0  ==============================|`)
+	f = newFiles().round(most, most).round(most, -most).round(-most, most, most/4).round(most, most).crash().round(most).round()
+	same(t, "6 draws of 5 blocks", fairness(f), `5 rounds, 6 validators. Bar (=): wins. Mark (|): expected wins.
+
+validator     rounds  expected    wins      z
 a2                 2       1.5       1   -1.0  ====================          |
 c1                 3       0.9       1   +0.1  ==================|=
 a1                 2       0.8       1   +0.2  ================|===
 b1                 2       0.8       1   +0.3  ===============|====
 b2                 1       0.5       1   +1.0  ==========|=========
 d1                 1       0.4       0   -0.9          |`)
+}
 
+// The table lists 20 names. The legend counts all of those with enough rounds to tell.
+func TestFairnessTable(t *testing.T) {
 	all := []tally{
-		{strings.Repeat("x", 64), 1_000_000, 1_000_000, 1_000_000, 0}, // always alone, so nothing was off
-		{"lucky", 1_000_000, 15, 0, 0},
+		{name: strings.Repeat("x", 64), rounds: 1_000_000, wins: 1_000_000, expected: 1_000_000}, // always alone
+		{name: "lucky", rounds: 1_000_000, wins: 15},
 	}
-	for i := range 22 {
-		all = append(all, tally{fmt.Sprintf("v%d", i), 1000, 80 + i, 90, 25}) // off from -2.0 to +2.2
+	for i := range 22 { // z from -2.0 to +2.2
+		all = append(all, tally{name: fmt.Sprint("v", i), rounds: 1000, wins: 80 + i, expected: 90, variance: 25})
 	}
-	var b strings.Builder
-	show(&b, 1_000_000, append(all, tally{"poor", 1000, 85, 70, 25}))
-	lines := strings.Split(b.String(), "\n")
-	same(t, "25 validators", strings.Join(append(lines[:5], lines[22:]...), "\n"), `1000000 rounds, 25 validators; bars show wins, marks what was expected
+	all = append(all, tally{name: "poor", rounds: 1000, wins: 85, expected: 70, variance: 25},
+		tally{name: "poorer", rounds: 1000, wins: 45, expected: 70, variance: 25})
+	table := func(all []tally) string {
+		var b strings.Builder
+		show(&b, 1_000_000, all)
+		lines := strings.Split(b.String(), "\n")
+		return strings.Join(append(lines[:5], lines[22:]...), "\n")
+	}
+	same(t, "26 validators", table(all), `1000000 rounds, 26 validators. Bar (=): wins. Mark (|): expected wins.
 
-validator     rounds  expected    wins    off
+validator     rounds  expected    wins      z
 xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
 lucky        1000000       0.0      15 +474341.6  |
 v17             1000      90.0      97   +1.4  |
-5 others        5000     430.0     483   +4.7  |
+6 others        6000     500.0     528   +2.3  |
 
-off: wins less those expected, in standard deviations. In a fair lottery about 1
-validator in 22 is off by 2 or more, and 1 in 370 by 3 or more. Here, of 23 who
-took part often enough to tell (a standard deviation of 2 wins): 4 and 1.
+z: wins minus expected wins, in standard deviations. In a fair lottery about 1
+validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3. Of the 24 with
+enough rounds to tell (deviation of 2 wins or more): 5 beyond 2, 2 beyond 3.
 `)
+	if got := table(all[:21]); !strings.Contains(got, "\n1 other ") {
+		t.Errorf("21 validators: got\n%s", got)
+	}
 }
 
-// No file makes it panic, and what Parse takes goes through a record and back.
+// FuzzRecords checks that no file makes reading panic, and that what Parse accepts survives a record.
 func FuzzRecords(f *testing.F) {
 	good := newFiles().round(most, -most).round(5).crash().round()
 	f.Add(strings.Join(good.lines, "\n")+"\n", secret+"\nalice 5 72\nbob 7 slashed")
@@ -364,10 +405,9 @@ func FuzzRecords(f *testing.F) {
 			return
 		}
 		same(t, "lines", d.Lines(), lines+"\n")
-		if o := d.Outcome(d.Lines()); o.Winner >= 0 {
-			record := NewRecord(1, "", d.Lines(), o, d)
-			r := NewRecords(strings.NewReader(string(record) + "\n"))
-			same(t, "a record is read", fmt.Sprint(r.Scan(), r.Outcome, r.Err()), fmt.Sprint(true, o, nil))
+		if o := d.Outcome(); o.Winner >= 0 {
+			r := NewRecords(strings.NewReader(string(NewRecord(1, "", o, d)) + "\n"))
+			same(t, "scan", fmt.Sprint(r.Scan(), r.Outcome, r.Err()), fmt.Sprint(true, o, nil))
 		}
 	})
 }

@@ -12,54 +12,48 @@ import (
 	"slices"
 	"strings"
 
+	"proofofstake/internal/console"
 	"proofofstake/internal/linefile"
 )
 
-// tally is how an entrant has fared in the draws of a file.
+// tally is the record of one name in the draws of a file.
 type tally struct {
 	name               string
 	rounds, wins       int
-	expected, variance float64 // of the wins: the sums of p and of p (1 - p) over its shares p
+	expected, variance float64 // of the wins: the sums of p and p (1 - p), where p is the share of the tickets in a round
 }
 
-// off is how many standard deviations the wins are above what was expected.
-func (t tally) off() float64 {
+// zScore returns how many standard deviations the wins are above the expected ones.
+func (t tally) zScore() float64 {
 	return (float64(t.wins) - t.expected) / math.Sqrt(max(t.variance, 1e-9))
 }
 
-// add adds what another has fared.
-func (t *tally) add(rounds, wins int, expected, variance float64) {
-	t.rounds += rounds
-	t.wins += wins
-	t.expected += expected
-	t.variance += variance
-}
-
-// count adds a draw to the tallies of those who could win it.
+// count adds a draw to the tallies of the names that could win it.
 func count(tallies map[string]tally, d *Draw, winner int) {
 	_, tickets := d.Eligible()
-	canWin, _ := new(big.Float).SetInt(tickets).Float64()
+	eligible, _ := new(big.Float).SetInt(tickets).Float64()
 	for i, e := range d.Entries {
 		if e.Slashed {
 			continue
 		}
-		wins, share := 0, float64(e.Tickets)/canWin
-		if i == winner {
-			wins = 1
-		}
-		t := tallies[e.Name]
+		t, share := tallies[e.Name], float64(e.Tickets)/eligible
 		t.name = e.Name
-		t.add(1, wins, share, share*(1-share))
+		t.rounds++
+		if i == winner {
+			t.wins++
+		}
+		t.expected += share
+		t.variance += share * (1 - share)
 		tallies[e.Name] = t
 	}
 }
 
 const (
-	listed   = 20 // entrants in the table; the others share a line
-	barWidth = 30 // characters for the most wins
+	maxListed = 20 // names in the table; the others share a line
+	barWidth  = 30 // characters for the most wins
 )
 
-// Fairness shows on w whether wins follow tickets, from the draws file name, in 80 columns.
+// Fairness shows on w whether wins follow tickets in the draws file name. The table has 80 columns.
 func Fairness(w io.Writer, name string) error {
 	file, err := linefile.OpenSnapshot(name)
 	if err != nil {
@@ -72,14 +66,14 @@ func Fairness(w io.Writer, name string) error {
 	return nil
 }
 
-// tabulate counts the draws of a file and shows what it has come to.
+// tabulate counts the draws of a file and shows the tallies, those with the most expected wins first.
 func tabulate(w io.Writer, file io.Reader) error {
 	tallies, rounds := map[string]tally{}, 0
 	records := NewRecords(file)
-	for more := records.Scan(); more; {
+	for ok := records.Scan(); ok; {
 		d, winner, index := records.Draw, records.Outcome.Winner, records.Index
-		if more = records.Scan(); more && records.Index == index {
-			continue // it was never announced
+		if ok = records.Scan(); ok && records.Index == index {
+			continue // the draw was never announced
 		}
 		count(tallies, d, winner)
 		rounds++
@@ -88,20 +82,23 @@ func tabulate(w io.Writer, file io.Reader) error {
 		return err
 	}
 	if rounds == 0 {
-		return errors.New("there is no draw in it yet")
+		return errors.New("no draws yet")
 	}
 	return show(w, rounds, slices.SortedFunc(maps.Values(tallies), func(a, b tally) int {
 		return cmp.Or(cmp.Compare(b.expected, a.expected), strings.Compare(a.name, b.name))
 	}))
 }
 
-// show shows all the tallies, which are sorted.
+// show shows the sorted tallies.
 func show(w io.Writer, rounds int, all []tally) error {
-	shown := slices.Clone(all[:min(len(all), listed)])
+	shown := slices.Clone(all[:min(len(all), maxListed)])
 	if rest := all[len(shown):]; len(rest) > 0 {
-		others := tally{name: fmt.Sprintf("%d others", len(rest))}
+		others := tally{name: console.Plural(len(rest), "other")}
 		for _, t := range rest {
-			others.add(t.rounds, t.wins, t.expected, t.variance)
+			others.rounds += t.rounds
+			others.wins += t.wins
+			others.expected += t.expected
+			others.variance += t.variance
 		}
 		shown = append(shown, others)
 	}
@@ -109,25 +106,23 @@ func show(w io.Writer, rounds int, all []tally) error {
 	for _, t := range shown {
 		most = max(most, t.expected, float64(t.wins))
 	}
-	fmt.Fprintf(w, "%d rounds, %d validators; bars show wins, marks what was expected\n\n", rounds, len(all))
-	fmt.Fprintf(w, "%-12s %7s %9s %7s %6s\n", "validator", "rounds", "expected", "wins", "off")
+	fmt.Fprintf(w, "%s, %s. Bar (=): wins. Mark (|): expected wins.\n\n",
+		console.Plural(rounds, "round"), console.Plural(len(all), "validator"))
+	fmt.Fprintf(w, "%-12s %7s %9s %7s %6s\n", "validator", "rounds", "expected", "wins", "z")
 	for _, t := range shown {
 		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*float64(t.wins)/most)))
 		bar[int(barWidth*t.expected/most)] = '|'
 		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
-			t.name, t.rounds, t.expected, t.wins, t.off(), bytes.TrimRight(bar, " "))
+			t.name, t.rounds, t.expected, t.wins, t.zScore(), bytes.TrimRight(bar, " "))
 	}
-	var judged [4]int // who took part often enough, by how far they are off at least
+	var beyond [4]int // of the names with enough rounds to tell, by how many deviations at least
 	for _, t := range all {
-		if t.variance < 4 {
-			continue
-		}
-		for off := range min(3, int(math.Abs(t.off()))) + 1 {
-			judged[off]++
+		for z := 0; z < len(beyond) && t.variance >= 4 && math.Abs(t.zScore()) >= float64(z); z++ {
+			beyond[z]++
 		}
 	}
-	_, err := fmt.Fprintf(w, "\noff: wins less those expected, in standard deviations. In a fair lottery about 1\n"+
-		"validator in 22 is off by 2 or more, and 1 in 370 by 3 or more. Here, of %d who\n"+
-		"took part often enough to tell (a standard deviation of 2 wins): %d and %d.\n", judged[0], judged[2], judged[3])
+	_, err := fmt.Fprintf(w, "\nz: wins minus expected wins, in standard deviations. In a fair lottery about 1\n"+
+		"validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3. Of the %d with\n"+
+		"enough rounds to tell (deviation of 2 wins or more): %d beyond 2, %d beyond 3.\n", beyond[0], beyond[2], beyond[3])
 	return err
 }

@@ -9,20 +9,23 @@ import (
 	"strconv"
 	"strings"
 
+	"proofofstake/internal/console"
 	"proofofstake/internal/linefile"
 )
 
-// Record is a line of a draws file: how a block was drawn.
+// Record is a line of a draws file, in canonical JSON: how the winner of one block was drawn. The record is saved
+// before its block. If a crash comes between, the block is never announced, and another draw for the same index
+// follows.
 type Record struct {
 	Index    int         // of the block
 	Block    string      // its hash
 	Lines    []string    // of the draw
-	Ticket   json.Number // that decided; may pass 64 bits
-	Total    json.Number
-	NextSeal string // of the next draw
+	Ticket   json.Number // that decided, of the redraw if there was one; may pass 64 bits
+	Total    json.Number // likewise
+	NextSeal string      // of the next draw, which may lose its secret in a crash
 }
 
-// NewRecord is the line, without a newline, of a block that was drawn by lines, before the draw next.
+// NewRecord returns the line, without a newline, for the block that won the draw with outcome o. next is the next draw.
 func NewRecord(index int, block string, o Outcome, next *Draw) []byte {
 	return linefile.Encode(Record{
 		Index:    index,
@@ -34,45 +37,45 @@ func NewRecord(index int, block string, o Outcome, next *Draw) []byte {
 	})
 }
 
-// maxRecord is the longest line of a draws file in bytes: a million proposals have less than 110 MB.
+// maxRecord is the maximum length of a line of a draws file, in bytes: a million proposals take less than 110 MB.
 const maxRecord = 128 << 20
 
-// Records reads a draws file and draws every draw again: for r.Scan() { … }, then r.Err(), which names the
-// line. Memory does not grow with the file, only with its longest line.
+// Records reads a draws file and repeats every draw. Its memory use grows with the longest line, not with the file.
+//
+// To read all records, use it like a bufio.Scanner: for r.Scan() { … }, then r.Err(). To check them against a chain,
+// call CheckBlock for each block, then CheckEnd.
 type Records struct {
-	Record  // the one last read
-	Draw    *Draw
-	Outcome Outcome
+	Record          // the record that Scan read
+	Draw    *Draw   // its draw
+	Outcome Outcome // the outcome of Draw, which is the one in Record
 	lines   *linefile.Scanner
-	more    bool // there was one to be read
 	err     error
 
-	// What Match has seen.
-	started bool
-	matched int      // records of blocks that are in the chain
-	anew    []string // the lines of draws whose seal is not the one told with the block before, as after a restart
-	seal    string   // told for the draw of block sealed
-	sealed  int
+	// For CheckBlock and CheckEnd.
+	hasRecord bool     // Record has been read, but not checked
+	draws     int      // records of blocks in the chain
+	newSeals  []string // lines of draws with another seal than the one published before, as after a restart
+	seal      string   // published for the draw of block sealIndex
+	sealIndex int
 }
 
-// NewRecords reads a draws file from r.
+// NewRecords returns a Records that reads a draws file from r.
 func NewRecords(r io.Reader) *Records { return &Records{lines: linefile.NewScanner(r, maxRecord)} }
 
-// Scan reads the next record. It returns false at the end and at the first record whose lines do not
-// give the ticket that it says.
+// Scan reads the next record and repeats its draw. It returns false at the end of the file and after an error.
 func (r *Records) Scan() bool {
-	if r.more = r.err == nil && r.lines.Scan(); !r.more {
+	if r.err != nil || !r.lines.Scan() {
 		return false
 	}
-	if err := r.read(r.lines.Bytes()); err != nil {
+	if err := r.decode(r.lines.Bytes()); err != nil {
 		r.fail(r.lines.Number(), err)
 	}
-	return r.more
+	return r.err == nil
 }
 
-// read reads a record, all of it in the place of the last one since Decode takes no line that lacks a field, and draws again.
-func (r *Records) read(line []byte) (err error) {
-	if err = linefile.Decode(line, &r.Record); err != nil {
+// decode decodes a record, repeats its draw, and compares the outcomes.
+func (r *Records) decode(line []byte) (err error) {
+	if err = linefile.Decode(line, &r.Record); err != nil { // a line that lacks a field is not canonical
 		return err
 	}
 	if r.Draw, err = Parse(r.Lines); err != nil {
@@ -81,87 +84,95 @@ func (r *Records) read(line []byte) (err error) {
 	r.Outcome = r.Draw.Outcome()
 	switch o := r.Outcome; {
 	case o.Winner < 0:
-		return errors.New("no entry could win")
+		return errors.New("every entry was slashed, so none can have won")
 	case o.Ticket.String() != string(r.Ticket) || o.Total.String() != string(r.Total):
-		return fmt.Errorf("its lines give %v, not ticket %.40s of %.40s", o, r.Ticket, r.Total)
+		return fmt.Errorf("its lines give %v, but it says ticket %.40s of %.40s", o, r.Ticket, r.Total)
 	case r.Index < 1:
-		return fmt.Errorf("block %d is not drawn", r.Index)
+		return errors.New("block 0 is never drawn")
 	case len(r.NextSeal) != 64 || strings.Trim(r.NextSeal, "0123456789abcdef") != "":
-		return errors.New("the next seal is no SHA-256")
-	}
-	if r.Index == r.sealed && r.Draw.Seal() != r.seal {
-		r.anew = append(r.anew, strconv.Itoa(r.lines.Number()))
+		return errors.New("NextSeal is not a SHA-256")
 	}
 	return nil
 }
 
-// fail ends the reading with an error for a line, unless there was one before.
+// fail ends the reading with an error about a line. Only the first error counts.
 func (r *Records) fail(line int, err error) {
-	r.more, r.err = false, cmp.Or(r.err, fmt.Errorf("line %d: %w", line, err))
+	r.err = cmp.Or(r.err, fmt.Errorf("line %d: %w", line, err))
 }
 
-// Err is the first fault; nil: there was none.
+// Err returns the first error, with the number of its line, or nil if there was none.
 func (r *Records) Err() error { return cmp.Or(r.err, r.lines.Err()) }
 
-// errNotInChain is the fault of a record whose block is not in the chain. It is none if the record is the last
-// of the file, or the next one is for the same index: then a crash kept it from being announced.
-var errNotInChain = errors.New("its block is not in the chain, or not in that order")
-
-// CheckBlock passes over the records for index, where the chain has a block with this hash, won by an entry with this name
-// and note, and checks that the last of them is its record. There may be none. The caller calls Scan once, then CheckBlock
-// for one block of the chain after the other, then CheckEnd.
-func (r *Records) CheckBlock(index int, block, name, note string) {
-	r.start()
-	passed := 0 // the line of the record for index before, whose block is not in the chain
-	for r.more && r.Index == index {
-		line, winner, own := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == block
-		// A record that does not count is from before a restart, where nobody had the same name.
-		if own != (winner.Name == name) || own && winner.Note != note {
-			r.fail(line, fmt.Errorf("block %d of the chain has another hash, winner or BPM", index))
-			return
+// peek reports whether there is a record to check. It reads the next one if the last one has been checked.
+func (r *Records) peek() bool {
+	if !r.hasRecord && r.Scan() {
+		r.hasRecord = true
+		if r.Index == r.sealIndex && r.Draw.Seal() != r.seal {
+			r.newSeals = append(r.newSeals, strconv.Itoa(r.lines.Number()))
 		}
-		if own {
-			r.matched++
-			r.seal, r.sealed = r.NextSeal, index+1
-			if r.Scan() && r.Index == index {
-				r.fail(line+1, fmt.Errorf("block %d has a record already", index))
-			}
-			return
-		}
-		passed = line
-		r.Scan()
 	}
+	return r.hasRecord && r.err == nil
+}
+
+var errNotInChain = errors.New("its block is not in the chain, or out of order")
+
+// CheckBlock checks the records with the index of a block, given the block's hash, and the name and note of the entry
+// that won it. The blocks of a chain must be checked in order, from the genesis block on. A block may have no record.
+// Of its records, the last one must name it. The others were never announced. If there is none that names it, a record
+// that was never announced must be the last one of the file. CheckEnd returns the first error.
+func (r *Records) CheckBlock(index int, hash, winner, note string) {
+	announced, unannounced := false, 0 // whether there is a record of this block; the line of the last other record, or 0
+	for ; r.peek() && r.Index == index; r.hasRecord = false {
+		line, entry, named := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == hash
+		switch {
+		case announced:
+			r.fail(line, fmt.Errorf("duplicate record of block %d", index))
+		case named != (entry.Name == winner), named && entry.Note != note: // names are new after a restart
+			r.fail(line, fmt.Errorf("it does not match block %d of the chain (hash, winner or BPM)", index))
+		case named:
+			announced = true
+			r.draws++
+			r.seal, r.sealIndex = r.NextSeal, index+1
+		default:
+			unannounced = line
+		}
+	}
+	more := r.peek()
 	switch line := r.lines.Number(); {
-	case r.Block == block && r.Index != index:
-		r.fail(line, fmt.Errorf("its block is block %d of the chain", index))
-	case r.more && r.Index < index:
-		r.fail(line, fmt.Errorf("it comes behind that of block %d", index-1))
-	case r.more && passed > 0:
-		r.fail(passed, errNotInChain)
+	case r.Block == hash && r.Index != index: // even if it seemed unannounced, as the last record of the file
+		r.fail(line, fmt.Errorf("its hash is that of block %d", index))
+	case more && r.Index < index:
+		r.fail(line, fmt.Errorf("out of order: it follows the record of block %d", index))
+	case more && unannounced > 0 && !announced:
+		r.fail(unannounced, errNotInChain)
 	}
 }
 
-// CheckEnd checks what comes behind the record of the head, which is the last block of the chain: no more than draws
-// of the next block that were not announced.
+// CheckEnd checks the records after the last block of the chain, the head: draws of the next block, which were never
+// announced. It returns the first error of all checks, with the number of its line, or nil if there was none.
 func (r *Records) CheckEnd(head int) error {
-	r.start()
-	for r.more && r.Index == head+1 {
-		r.Scan()
+	for r.peek() && r.Index == head+1 {
+		r.hasRecord = false
 	}
-	if r.more {
+	if r.peek() {
 		r.fail(r.lines.Number(), errNotInChain)
 	}
 	return r.Err()
 }
 
-// Summary says how many draws of the blocks up to the head were matched, how many were not, and where a seal was made anew.
+// Summary returns how many draws were checked, how many blocks up to the head have no record, and which records have a
+// new seal.
 func (r *Records) Summary(head int) string {
-	s := fmt.Sprintf("%d draws", r.matched)
-	if without := head - r.matched; without > 0 {
-		s += fmt.Sprintf("; %d blocks have no record of their draw", without)
+	s := console.Plural(r.draws, "draw")
+	if without := head - r.draws; without > 0 {
+		s += fmt.Sprintf("; %s without a draw record", console.Plural(without, "block"))
 	}
-	if n := len(r.anew); n > 0 {
-		s += fmt.Sprintf("; the seal was made anew %d times, as after a restart (lines %s)", n, strings.Join(r.anew, ", "))
+	if n := len(r.newSeals); n > 0 {
+		lines := "lines"
+		if n == 1 {
+			lines = "line"
+		}
+		s += fmt.Sprintf("; %s, as after a restart (%s %s)", console.Plural(n, "new seal"), lines, strings.Join(r.newSeals, ", "))
 	}
 	return s
 }

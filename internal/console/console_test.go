@@ -20,9 +20,7 @@ func TestWriter(t *testing.T) {
 	for i := range 100 {
 		buf := fmt.Appendf(nil, "line %d\n", i)
 		want += string(buf)
-		if n, err := c.Write(buf); n != len(buf) || err != nil {
-			t.Fatal(n, err)
-		}
+		c.Write(buf)
 		clear(buf)
 	}
 	c.Close(time.Minute)

@@ -168,11 +168,12 @@ func (r *Records) Summary(head int) string {
 		s += fmt.Sprintf("; %s without a draw record", console.Plural(without, "block"))
 	}
 	if n := len(r.newSeals); n > 0 {
-		lines := "lines"
+		where := "lines"
 		if n == 1 {
-			lines = "line"
+			where = "line"
 		}
-		s += fmt.Sprintf("; %s, as after a restart (%s %s)", console.Plural(n, "new seal"), lines, strings.Join(r.newSeals, ", "))
+		where += " " + strings.Join(r.newSeals, ", ")
+		s += fmt.Sprintf("; %s, as after a restart (%s)", console.Plural(n, "new seal"), where)
 	}
 	return s
 }

@@ -19,8 +19,7 @@ func TestOpenDoesNotBlock(t *testing.T) {
 	}
 }
 
-// Open syncs the directory of a new file, even if its name is a link. A directory that cannot be synced, as in /proc, is
-// not an error.
+// Open syncs the directory of a new file, even if its name is a link. It accepts that those in /proc cannot be synced.
 func TestSyncDirectory(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")

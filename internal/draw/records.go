@@ -177,10 +177,3 @@ func (r *Records) Summary(head int) string {
 	}
 	return s
 }
-
-func (r *Records) start() {
-	if !r.started {
-		r.started = true
-		r.Scan()
-	}
-}

@@ -134,8 +134,8 @@ func isField(s string) bool {
 
 // Outcome is the result of a draw.
 type Outcome struct {
-	Winner        int      // the index of the entry that won, or -1 if none could win
-	Ticket, Total *big.Int // of the redraw, if there was one
+	Winner        int      // the index of the entry that won, or -1 if no entry could win
+	Ticket, Total *big.Int // of the redraw, if there was one; nil if no entry could win
 	Lines         string   // the draw lines
 	slashed       string   // the first draw and "redraw: ", if there was a redraw
 }

@@ -22,7 +22,7 @@ type Record struct {
 	Lines    []string    // of the draw
 	Ticket   json.Number // that decided, of the redraw if there was one; may pass 64 bits
 	Total    json.Number // likewise
-	NextSeal string      // of the next draw, which may lose its secret in a crash
+	NextSeal string      // of the next draw; after a restart, that draw has a new seal
 }
 
 // NewRecord returns the line, without a newline, for the block that won the draw with outcome o. next is the next draw.
@@ -116,18 +116,21 @@ func (r *Records) peek() bool {
 
 var errNotInChain = errors.New("its block is not in the chain, or out of order")
 
-// CheckBlock checks the records with the index of a block, given the block's hash, and the name and note of the entry
-// that won it. The blocks of a chain must be checked in order, from the genesis block on. A block may have no record.
-// Of its records, the last one must name it. The others were never announced. If there is none that names it, a record
-// that was never announced must be the last one of the file. CheckEnd returns the first error.
+// CheckBlock checks the records with the index of one block of the chain, which has this hash. winner and note are the
+// name and note of the entry that won it. Call CheckBlock for each block in order, from the genesis block on, and then
+// CheckEnd, which returns the first error.
+//
+// A block may have no record. If it has several, the last one names its hash, and the others were never announced. If
+// none names its hash, they must be the last records of the file.
 func (r *Records) CheckBlock(index int, hash, winner, note string) {
-	announced, unannounced := false, 0 // whether there is a record of this block; the line of the last other record, or 0
+	announced := false // whether a record names hash
+	unannounced := 0   // the line of the last record that does not, or 0
 	for ; r.peek() && r.Index == index; r.hasRecord = false {
 		line, entry, named := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == hash
 		switch {
 		case announced:
 			r.fail(line, fmt.Errorf("duplicate record of block %d", index))
-		case named != (entry.Name == winner), named && entry.Note != note: // names are new after a restart
+		case named != (entry.Name == winner), named && entry.Note != note: // after a restart, names differ
 			r.fail(line, fmt.Errorf("it does not match block %d of the chain (hash, winner or BPM)", index))
 		case named:
 			announced = true
@@ -160,8 +163,8 @@ func (r *Records) CheckEnd(head int) error {
 	return r.Err()
 }
 
-// Summary returns how many draws were checked, how many blocks up to the head have no record, and which records have a
-// new seal.
+// Summary returns how many blocks have a draw record, how many blocks up to the head have none, and which lines hold a
+// draw with a new seal.
 func (r *Records) Summary(head int) string {
 	s := console.Plural(r.draws, "draw")
 	if without := head - r.draws; without > 0 {

@@ -65,12 +65,3 @@ func (c *Writer) Close(timeout time.Duration) {
 	case <-time.After(timeout):
 	}
 }
-
-// Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.
-func Plural(n any, noun string) string {
-	count := fmt.Sprint(n)
-	if count != "1" {
-		noun += "s"
-	}
-	return count + " " + noun
-}

@@ -6,6 +6,15 @@ import (
 	"time"
 )
 
+// Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.
+func Plural(n any, noun string) string {
+	count := fmt.Sprint(n)
+	if count != "1" {
+		noun += "s"
+	}
+	return count + " " + noun
+}
+
 // Percent returns the share that part has of total, which is above 0, such as "33.3%".
 func Percent(part int64, total *big.Int) string {
 	share, _ := new(big.Rat).SetFrac(big.NewInt(part), total).Float64()

@@ -45,16 +45,16 @@ type Ledger struct {
 	done                 chan struct{}      // closed when run has returned
 }
 
-// Open opens both files. A file of the empty name takes lines and keeps none.
+// Open opens both files. A file of the empty name takes lines and keeps none. The error names the setting.
 func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
 	chain, err := linefile.Open(chainName)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("CHAIN_FILE=%q: %w", chainName, err)
 	}
 	draws, err := linefile.Open(drawsName)
 	if err != nil {
 		chain.Close()
-		return nil, err
+		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", drawsName, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Ledger{

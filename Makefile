@@ -50,7 +50,7 @@ bench:
 	go run $(BENCHSTAT) -filter '.name:Flood' -col /flooders bench.txt
 
 soak:
-	go run ./internal/soak -for $(SOAK) -seed $(SEED)
+	go test -count=1 -run TestSoak -timeout 0 -v ./internal/e2e -soak $(SOAK) -seed $(SEED)
 
 picture:
 	go run ./internal/picture

@@ -1,5 +1,5 @@
 #!/bin/sh
-# checkdraw.sh BLOCK < what-nc-printed: draws again, from the seal and the lines that "draw" has shown, and wants what was told.
+# checkdraw.sh BLOCK < what-nc-printed: repeats the draw from the lines that "draw" showed, and compares it with the announcement.
 text=$(cat) how=
 lines=$(echo "$text" | sed -n "/^block $1: ticket/,/^\$/p" | sed '1d; /^$/d')
 hash() { sha256sum | tr -d ' -'; }
@@ -9,6 +9,7 @@ draw() { # hash, proposals: the ticket is 1 + hash mod all tickets
 	holder=$(echo "$2" | { while read -r address stake bpm && [ $((sum += stake)) -lt "$ticket" ]; do :; done; echo "$address $bpm"; })
 	how="${how}ticket $ticket of $total"; }
 draw "$(echo "$lines" | hash)" "$(echo "$lines" | sed 1d)"
-case $holder in *slashed) how="$how was slashed, again: "; draw "$(echo "$lines" | hash | hash)" "$(echo "$lines" | sed '1d; / slashed$/d')" ;; esac
-won=$(printf 'winning validator: %s\nblock %s, BPM %s: %s, secret %s' "${holder% *}" "$1" "${holder#* }" "$how" "$(echo "$lines" | head -n 1)")
-case $text in *"draw $1 seal: $(echo "$lines" | head -n 1 | hash)"*"$won"*) echo "ok: $won" ;; *) echo "this was not told: $won"; exit 1 ;; esac
+case $holder in *slashed) how="$how was slashed; redraw: "; draw "$(echo "$lines" | hash | hash)" "$(echo "$lines" | sed '1d; / slashed$/d')" ;; esac
+secret=$(echo "$lines" | head -n 1)
+won=$(printf 'winning validator: %s\nblock %s, BPM %s: %s\ndraw %s secret: %s' "${holder% *}" "$1" "${holder#* }" "$how" "$1" "$secret")
+case $text in *"draw $1 seal: $(echo "$secret" | hash)"*"$won"*) echo "ok: $won" ;; *) echo "does not match what was announced: $won"; exit 1 ;; esac

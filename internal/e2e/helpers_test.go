@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
@@ -24,43 +25,68 @@ import (
 	"time"
 )
 
-// patience bounds every wait, so that a hang is a failure; nothing is expected to take a certain time.
-const patience = 60 * time.Second
+// The messages that tests look for, as regular expressions. Everything else about a message is up to main_test.go.
+const (
+	stakePrompt = "Enter token balance:"
+	bpmPrompt   = "\nEnter a new BPM:"
+	joined      = `\nyou are validator ([0-9a-f]{64}) with \d+ tokens? staked\n` + sealed + `(?:type your pulse .*\n)?`
+	sealed      = `draw (\d+) seal: ([0-9a-f]{64})\n`
+	proposed    = `\nyou proposed block (\d+) with BPM (\d+): your tickets? (?:is|are) (\d+)(?: to (\d+))?; .*\n`
+	roundFull   = `\nthis round is full; .*\n`
+	notSaved    = `\nblock (\d+) has been drawn but not saved yet; .*\n`
+	status      = `\nblock \d+: (\d+) proposals?, (\d+) tokens?[,;] .*\n`
+	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
+	forged      = `you forged block \d+\n`
+	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:.+\n)+)`
+	helpText    = `\nType your pulse(?:.+\n)+`
+	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
+	goodbye     = `\ngoodbye\n`
+	tooMany     = `\ntoo many tries, goodbye\n`
+	shutdown    = `\nthe server is shutting down\n`
+	serverFull  = `the server is full; .*\n`
+	cannotSave  = `cannot save block (\d+): ` // in the log
+	okChain     = `ok: (\d+) blocks?, head [0-9a-f]{64}\n`
+	okDraws     = `ok: \d+ draws?`
+	noRecord    = `; %d blocks? .*record.*`
+	newSeals    = `; .*seal.*restart.*`
+)
 
-// binary is the server under test, built as the tests are: with the race detector or not.
+// notABPM is what a validator types to be slashed.
+const notABPM = "abc"
+
+// timeout bounds every wait, so that a hang is a failure. No test expects anything to take a certain time.
+const timeout = 60 * time.Second
+
+// binary is the name of the server under test, which TestMain builds.
 var binary string
 
-// underRace reports whether this is a build with the race detector, which takes much more memory.
+// underRace reports whether the tests are built with the race detector, which takes much more memory.
 func underRace() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
+// TestMain builds the server, with the race detector if the tests have it, and runs the tests.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "100") // they mostly wait
-	dir, err := os.MkdirTemp("", "e2e")
-	if err == nil {
-		binary = filepath.Join(dir, "proofofstake")
-		err = build(binary)
+	// Child processes ignore the signals that are ignored here, as in the background of a shell, unless they are caught.
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
-	if err != nil {
-		log.Fatal(err)
+	dir, _ := os.MkdirTemp("", "e2e")
+	binary = filepath.Join(dir, "proofofstake")
+	build := exec.Command("go", "build", fmt.Sprint("-race=", underRace()), "-o", binary, "proofofstake")
+	if out, err := build.CombinedOutput(); err != nil {
+		log.Fatalf("building the server: %v\n%s", err, out)
 	}
 	m.Run()
 	os.RemoveAll(dir)
 }
 
-// build builds the server, with the race detector if the tests are.
-func build(name string, flags ...string) error {
-	args := append([]string{"build", fmt.Sprint("-race=", underRace()), "-o", name}, flags...)
-	if out, err := exec.Command("go", append(args, "proofofstake")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("building the server: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// expect fails the test, which goes on, if what it expects is not ok.
+// expect marks the test as failed unless ok.
 func expect(t testing.TB, ok bool, otherwise string, args ...any) {
 	if t.Helper(); !ok {
 		t.Errorf(otherwise, args...)
@@ -73,87 +99,88 @@ func matches(t testing.TB, text, pattern string) {
 	expect(t, regexp.MustCompile(pattern).MatchString(text), "want %q:\n%s", pattern, text)
 }
 
-// terminal is the near end of a connection, or of a process. It is read only while somebody waits for what comes.
-type terminal struct {
-	t   testing.TB
-	in  io.WriteCloser // what is typed
-	out interface {    // what is shown
-		io.ReadCloser
-		SetReadDeadline(time.Time) error
-	}
-	text string // what has come
-	seen int    // of text: what waits have passed over
+// stream is a network connection or a pipe.
+type stream interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
 }
 
-func (c *terminal) types(text string) { io.WriteString(c.in, text) }
-
-// resets ends a connection at once.
-func (c *terminal) resets() {
-	c.in.(*net.TCPConn).SetLinger(0)
-	c.in.Close()
+// testClient is the near end of a connection, or of the standard streams of a process. It reads only in wait and rest.
+type testClient struct {
+	t       testing.TB
+	in, out stream // what is typed and what is shown
+	text    string // everything shown so far
+	seen    int    // the length of the text that waits have passed
 }
 
-// wait waits until the terminal shows what matches pattern, behind what was waited for before, and returns the submatches.
-func (c *terminal) wait(pattern string) []string {
+// types types text. Errors are ignored: the other end may have closed.
+func (c *testClient) types(text string) {
+	c.in.SetDeadline(time.Now().Add(timeout))
+	io.WriteString(c.in, text)
+}
+
+// wait waits for text that matches pattern, after what earlier calls waited for. It returns the submatches.
+func (c *testClient) wait(pattern string) []string {
 	c.t.Helper()
 	re, buf := regexp.MustCompile(pattern), make([]byte, 64<<10)
-	c.out.SetReadDeadline(time.Now().Add(patience))
+	c.out.SetDeadline(time.Now().Add(timeout))
 	for {
-		if at := re.FindStringSubmatch(c.text[c.seen:]); at != nil {
-			c.seen += re.FindStringIndex(c.text[c.seen:])[1]
-			return at
+		if at := re.FindStringSubmatchIndex(c.text[c.seen:]); at != nil {
+			match := re.FindStringSubmatch(c.text[c.seen:])
+			c.seen += at[1]
+			return match
 		}
 		n, err := c.out.Read(buf)
 		if c.text += string(buf[:n]); n == 0 {
-			c.t.Fatalf("no %q: %v\n%s", pattern, err, c.text)
+			c.t.Fatalf("waiting for %q: %v\n%s", pattern, err, c.text)
 		}
 	}
 }
 
-// rest waits for the end, and returns all that has come.
-func (c *terminal) rest() string {
+// rest waits for the end of the output, and returns everything shown.
+func (c *testClient) rest() string {
 	c.t.Helper()
-	c.out.SetReadDeadline(time.Now().Add(patience))
+	c.out.SetDeadline(time.Now().Add(timeout))
 	rest, err := io.ReadAll(c.out)
-	if c.text += string(rest); errors.Is(err, os.ErrDeadlineExceeded) {
-		c.t.Fatalf("no end:\n%s", c.text)
-	}
+	c.text += string(rest)
+	expect(c.t, !errors.Is(err, os.ErrDeadlineExceeded), "the output did not end:\n%s", c.text)
 	return c.text
 }
 
-// forges proposes n blocks, one after the other, and wants to forge them all.
-func (c *terminal) forges(n int) {
+// forges proposes n blocks, one after the other, and expects to forge them all.
+func (c *testClient) forges(n int) {
 	c.t.Helper()
 	for range n {
 		c.types("70\n")
-		c.wait(`\nyou forged block \d+\n.*\n\nEnter a new BPM:`)
+		c.wait("\n" + forged + sealed + bpmPrompt)
 	}
 }
 
-// process is a program that runs: the server, a netcat, a script. Its terminal shows the standard output.
+// process is a running program: the server, a netcat, or a script. Its testClient has the standard input and output.
 type process struct {
 	*exec.Cmd
-	*terminal
-	stderr *terminal
-	addr   string // of a server: where it listens, host:port
+	*testClient
+	stderr *testClient
+	addr   string // host:port where a server listens
 }
 
-// command makes a process that is to be launched.
-func command(t testing.TB, dir string, words ...string) *process {
-	p := &process{Cmd: exec.Command(words[0], words[1:]...), terminal: &terminal{t: t}, stderr: &terminal{t: t}}
-	p.Dir = dir
-	p.in, _ = p.StdinPipe()
+// command returns a process that has not been launched.
+func command(t testing.TB, dir string, args ...string) *process {
+	p := &process{Cmd: exec.Command(args[0], args[1:]...), testClient: &testClient{t: t}, stderr: &testClient{t: t}}
+	p.Dir, p.SysProcAttr = dir, endWithTests()
+	in, _ := p.StdinPipe()
 	out, _ := p.StdoutPipe()
-	errors, _ := p.StderrPipe()
-	p.out, p.stderr.out = out.(*os.File), errors.(*os.File)
+	stderr, _ := p.StderrPipe()
+	p.in, p.out, p.stderr.out = in.(stream), out.(stream), stderr.(stream)
 	return p
 }
 
-// server makes a server that works in dir, on a free port of this machine and with a fast round. Words are as in a shell:
-// settings, such as ROUND=1s, and arguments.
+// server returns a server that has not been launched. It works in dir, on a free port, with short rounds. Words are
+// as in a shell: settings, such as ROUND=1s, and arguments.
 func server(t testing.TB, dir, words string) *process {
 	s := command(t, dir, binary)
-	s.Env = []string{"ADDR=127.0.0.1:0", "ROUND=300ms", "GORACE=atexit_sleep_ms=0"} // else one of -race sleeps for 1 s at its end
+	// By default, a program built with -race sleeps for 1 s before it exits.
+	s.Env = []string{"ADDR=127.0.0.1:0", "ROUND=300ms", "GORACE=atexit_sleep_ms=0"}
 	for _, word := range strings.Fields(words) {
 		if strings.Contains(word, "=") {
 			s.Env = append(s.Env, word)
@@ -170,20 +197,28 @@ func start(t testing.TB, dir, words string) *process {
 	return server(t, dir, words).launch().listens()
 }
 
-// run runs the binary to its end and returns its exit status and all that it has written.
+// run runs the server's program to its end and returns the result.
 func run(t testing.TB, dir, words string) string {
 	t.Helper()
-	p := server(t, dir, words).launch()
-	return fmt.Sprintf("%d %s%s", p.exit(), p.text, p.stderr.text)
+	return server(t, dir, words).launch().result()
 }
 
-// verifies wants verify to find no fault, and its second line to match pattern.
-func verifies(t testing.TB, dir, pattern string) {
+// pipe runs another program with this input to its end and returns the result.
+func pipe(t testing.TB, input string, args ...string) string {
 	t.Helper()
-	matches(t, run(t, dir, "verify"), `^0 ok: \d+ blocks, head [0-9a-f]{64}\n`+pattern+"\n$")
+	p := command(t, "", args...).launch()
+	p.types(input)
+	p.in.Close()
+	return p.result()
 }
 
-// launch starts p, or skips the test if that program is missing. It is killed when the test ends.
+// verifies expects verify to accept the files in dir, and the second line of its output to match draws.
+func verifies(t testing.TB, dir, draws string) {
+	t.Helper()
+	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+"\n$")
+}
+
+// launch starts p, or skips the test if the program is missing. The process is killed when the test ends.
 func (p *process) launch() *process {
 	p.t.Helper()
 	if err := p.Start(); errors.Is(err, exec.ErrNotFound) {
@@ -194,40 +229,52 @@ func (p *process) launch() *process {
 	p.t.Cleanup(func() {
 		p.Process.Kill()
 		p.exit()
-		fault := regexp.MustCompile("(?s)(DATA RACE|panic:).*").FindString(p.stderr.text)
-		expect(p.t, fault == "", "%s", fault)
+		crash := regexp.MustCompile("(?s)(DATA RACE|panic:).*").FindString(p.stderr.text)
+		expect(p.t, crash == "", "%s", crash)
 	})
 	return p
 }
 
-// listens waits until the server does.
+// listens waits until the server listens.
 func (p *process) listens() *process {
 	p.t.Helper()
 	p.addr = p.wait(`listening on (\S+)\n`)[1]
 	return p
 }
 
-// exit waits for the end of p and returns its exit status; -1: killed by a signal.
+// exit waits for the end of p and returns its exit status, or -1 if a signal ended it.
 func (p *process) exit() int {
 	p.t.Helper()
 	p.rest()
 	p.stderr.rest()
+	return p.end()
+}
+
+// end is like exit, but does not read the output.
+func (p *process) end() int {
+	p.t.Helper()
+	late := time.AfterFunc(timeout, func() { p.Process.Kill() })
 	p.Wait()
+	expect(p.t, late.Stop(), "%s did not exit", p.Path)
 	return p.ProcessState.ExitCode()
 }
 
-// stop sends p a signal, or nil: ends its input (nc stays when the server has closed the connection, until the next
-// Enter). On that p has to exit well.
+// result waits for the end of p and returns its exit status, its output and its errors in one string.
+func (p *process) result() string {
+	p.t.Helper()
+	return fmt.Sprintf("%d %s%s", p.exit(), p.text, p.stderr.text)
+}
+
+// stop sends p a signal, or ends its input if signal is nil (a netcat stays until then). It expects exit status 0.
 func (p *process) stop(signal os.Signal) {
 	p.t.Helper()
 	if p.in.Close(); signal != nil {
 		p.Process.Signal(signal)
 	}
-	code := p.exit()
-	expect(p.t, code == 0, "%s after %v: exit status %d: %s", p.Path, signal, code, p.stderr.text)
+	matches(p.t, p.result(), "^0 ")
 }
 
-// counter is a number that Linux tells of a process, in a file of /proc; 0 elsewhere.
+// counter returns a number that Linux counts for a process, from a file in /proc, or 0 on other systems.
 func (p *process) counter(file, name string) (n int) {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, file))
 	_, value, _ := strings.Cut(string(text), name+":")
@@ -235,67 +282,77 @@ func (p *process) counter(file, name string) (n int) {
 	return n
 }
 
-// connect makes a connection to the server, with a receive buffer of so many bytes.
+// connect connects to the server, with a receive buffer of this many bytes.
 func (p *process) connect(buffer int) *net.TCPConn {
 	p.t.Helper()
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+	dialer := net.Dialer{Timeout: timeout, Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, buffer) })
 	}}
 	conn, err := dialer.Dial("tcp", p.addr)
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	conn.SetDeadline(time.Now().Add(timeout))
 	p.t.Cleanup(func() { conn.Close() })
 	return conn.(*net.TCPConn)
 }
 
-// dial makes a terminal without netcat.
-func (p *process) dial() *terminal {
+// dial connects a client without netcat.
+func (p *process) dial() *testClient {
 	p.t.Helper()
 	conn := p.connect(64 << 10)
-	return &terminal{t: p.t, in: conn, out: conn}
+	return &testClient{t: p.t, in: conn, out: conn}
 }
 
-// joins is a new terminal that has staked so much.
-func (p *process) joins(stake int) *terminal {
+// joins connects a client that stakes this many tokens.
+func (p *process) joins(stake int) *testClient {
 	p.t.Helper()
 	c := p.dial()
 	c.types(fmt.Sprintln(stake))
-	c.wait("\nyou are validator .*\n.*\n\nEnter a new BPM:")
+	c.wait(joined + bpmPrompt)
 	return c
 }
 
-// robot adds a validator who proposes a block now, and as soon as one is announced the next.
-func (p *process) robot(stake int) {
-	p.t.Helper()
-	conn := p.connect(64 << 10)
-	fmt.Fprintf(conn, "%d\n70\n", stake)
-	go func() {
-		for in := bufio.NewScanner(conn); in.Scan(); {
-			if strings.HasPrefix(in.Text(), "winning validator: ") {
-				io.WriteString(conn, "70\n")
-			}
+// react types first, and then again after each announcement. EOF at the end of one of them ends the input. It returns
+// everything received until the connection ended.
+func react(conn *net.TCPConn, first, again string) (text string, err error) {
+	defer conn.Close()
+	types := func(text string) {
+		text, eof := strings.CutSuffix(text, "EOF")
+		if io.WriteString(conn, text); eof {
+			conn.CloseWrite()
 		}
-	}()
+	}
+	types(first)
+	for in, line := bufio.NewReader(conn), ""; err == nil; text += line {
+		if line, err = in.ReadString('\n'); strings.HasPrefix(line, "winning validator: ") {
+			types(again)
+		}
+	}
+	return text, err
 }
 
-// netcat is a person at a netcat: its name and flags.
+// netcat connects a player at this netcat, given as its name and flags.
 func (p *process) netcat(nc string) *process {
 	p.t.Helper()
-	words := strings.Fields(nc + " " + strings.ReplaceAll(p.addr, ":", " "))
-	return command(p.t, "", words...).launch()
+	return command(p.t, "", strings.Fields(nc+" "+strings.ReplaceAll(p.addr, ":", " "))...).launch()
 }
 
-// writeChain writes a chain file with a genesis block and so many more, all with this BPM.
-func writeChain(dir string, blocks int, bpm int64) {
+// writeChain writes a chain file with a genesis block and this many more blocks.
+func writeChain(dir string, blocks int) {
 	var file bytes.Buffer
 	const timestamp = "2026-01-01T00:00:00.000000000Z"
-	prevHash, validator, pulse := "", "", int64(0)
+	const line = `{"Index":%d,"Timestamp":"%s","BPM":%d,"Hash":"%s","PrevHash":"%s","Validator":"%s"}` + "\n"
+	prevHash, validator, bpm := "", "", 0
 	for i := range blocks + 1 {
-		hash := fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%d\n%s\n%s\n", i, timestamp, pulse, prevHash, validator)))
-		fmt.Fprintf(&file, `{"Index":%d,"Timestamp":"%s","BPM":%d,"Hash":"%s","PrevHash":"%s","Validator":"%s"}`+"\n",
-			i, timestamp, pulse, hash, prevHash, validator)
-		prevHash, validator, pulse = hash, strings.Repeat("a", 64), bpm
+		hash := hashLines(fmt.Sprint(i), timestamp, fmt.Sprint(bpm), prevHash, validator)
+		fmt.Fprintf(&file, line, i, timestamp, bpm, hash, prevHash, validator)
+		prevHash, validator, bpm = hash, strings.Repeat("a", 64), 70
 	}
 	os.WriteFile(filepath.Join(dir, "chain.jsonl"), file.Bytes(), 0o644)
+}
+
+// hashLines returns the SHA-256 of lines, each followed by a newline, in hex.
+func hashLines(lines ...string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(lines, "\n")+"\n")))
 }

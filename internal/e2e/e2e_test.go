@@ -199,53 +199,38 @@ func TestStopWhileLoading(t *testing.T) {
 	t.Errorf("Ctrl-C did not end the start: %s", result)
 }
 
-// TestStopWithStalledClients stops a server whose clients are stalled: more is pending than the kernel takes. A second
-// Ctrl-C ends the server immediately.
-func TestStopWithStalledClients(t *testing.T) {
+// TestStop stops a server whose clients are stalled: more is pending than the kernel takes. It waits for them a little,
+// unless there is a second Ctrl-C. A server without clients stops immediately.
+func TestStop(t *testing.T) {
 	t.Parallel()
 	interrupt := os.Interrupt
 	for _, signals := range [][]os.Signal{{interrupt}, {syscall.SIGTERM}, {syscall.SIGHUP}, {interrupt, interrupt}} {
 		t.Run(fmt.Sprint(signals), func(t *testing.T) {
 			t.Parallel()
-			s := broadcasts(t, "500ms")
+			s, idle := broadcasts(t, "500ms"), start(t, t.TempDir(), "")
 			for range 10 {
 				s.connect(4096)
 			}
 			reader := s.dial()
 			reader.wait(`\n\[.*\]\n`) // so the others have a broadcast pending
+			// Stalled clients are disconnected after 30 s. The server must not wait for that.
+			late := time.AfterFunc(25*time.Second, func() { s.Process.Kill() })
+			defer late.Stop()
+			begin := time.Now()
 			s.Process.Signal(signals[0])
+			idle.stop(signals[0])
+			idleTook := time.Since(begin)
 			reader.wait(shutdown + "$")
 			for range 50 * (len(signals) - 1) { // until it has got ready for the second one
 				s.Process.Signal(signals[1])
 				<-time.After(20 * time.Millisecond)
 			}
-			// Stalled clients are disconnected after 30 s. The server must not wait for that.
-			late := time.AfterFunc(25*time.Second, func() { s.Process.Kill() })
-			defer late.Stop()
 			status := []string{"^0 ", "^-1 "}[len(signals)-1]
 			matches(t, s.result(), status)
+			took := time.Since(begin)
+			expect(t, len(signals) > 1 || idleTook < took/2, "without clients it took %v, with stalled ones %v", idleTook, took)
 		})
 	}
-}
-
-// TestStopIdle checks that a server without clients does not wait for anything when it stops. To start it and to verify
-// its files takes longer on any machine.
-func TestStopIdle(t *testing.T) {
-	t.Parallel()
-	var took, limit time.Duration
-	for range 5 { // in case the machine is busy just then
-		dir, begin := t.TempDir(), time.Now()
-		s := start(t, dir, "")
-		s.joins(1).in.Close()
-		verifies(t, dir, okDraws)
-		limit = 5 * time.Since(begin)
-		begin = time.Now()
-		s.stop(os.Interrupt)
-		if took = time.Since(begin); took < limit {
-			return
-		}
-	}
-	t.Errorf("it took %v, want less than %v", took, limit)
 }
 
 // TestStalledConsole checks that a console that takes no output, as after Ctrl-S, or that is closed delays nobody:

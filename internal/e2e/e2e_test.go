@@ -453,10 +453,15 @@ func TestOutOfFiles(t *testing.T) {
 }
 
 // TestStrangers connects what else may come to an open port. Every client gets its last message, even if it sent more
-// than the server reads, and starts to read only when the server has closed the connection.
+// than the server reads, and starts to read only when the server has closed the connection. No connection stays open.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir(), "")
+	openFiles := func() int {
+		files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid)) // on Linux
+		return len(files)
+	}
+	before := openFiles()
 	for i := range 200 { // a port scanner
 		conn := s.connect(4096)
 		conn.SetLinger(i%2 - 1) // every other connection ends in a reset
@@ -474,6 +479,12 @@ func TestStrangers(t *testing.T) {
 			s.joins(1).types("quit\n") // meanwhile
 			received, _ := io.ReadAll(conn)
 			matches(t, string(received), last+"$")
+			conn.Close()
+		}
+	}
+	for end := time.Now().Add(timeout); openFiles() > before; <-time.After(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d files are still open, %d at the start", openFiles(), before)
 		}
 	}
 	s.joins(1).forges(1)

@@ -137,9 +137,9 @@ func TestCommands(t *testing.T) {
 	os.Mkdir(filepath.Join(dir, "folder"), 0o755)
 	want := map[string]string{ // what is on the command line, after settings
 		"":                            `invalid BROADCAST="abc": want a duration`,
-		"BROADCAST=1h":                "my.jsonl.* in use",
-		"BROADCAST=1h CHAIN_FILE=a":   "our.jsonl.* in use",
-		"BROADCAST=1h CHAIN_FILE=a/b": "a/b.*: (no such file or|not a) directory",
+		"BROADCAST=1h":                `CHAIN_FILE="my.jsonl": .* in use`,
+		"BROADCAST=1h CHAIN_FILE=a":   `DRAWS_FILE="our.jsonl": .* in use`,
+		"BROADCAST=1h CHAIN_FILE=a/b": `CHAIN_FILE="a/b": .*(no such file or|not a) directory`,
 		"BROADCAST=1h ADDR=" + s.addr: `ADDR="` + s.addr + `": .*address already in use`,
 		"BROADCAST=1h CHAIN_FILE=chain DRAWS_FILE=": "chain: line 2: wrong hash",
 		"CHAIN_FILE= verify":                        "CHAIN_FILE",

@@ -1,4 +1,4 @@
-# Targets for those who carry on; README.md, "For those who carry on", says what each is for.
+# Targets for contributors. README.md, "Contributing", says what each one is for.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
@@ -11,10 +11,11 @@ COUNT = 6
 run:
 	go run .
 
+# Without cgo, so that the binary runs on machines with another C library, or none.
 build:
-	go build -o proofofstake .
+	CGO_ENABLED=0 go build -o proofofstake .
 
-# -count=1: the end-to-end tests build the server by themselves, of which the test cache knows nothing.
+# -count=1, because the test cache does not notice a change of the server that the end-to-end tests build.
 test:
 	go test -count=1 ./...
 
@@ -23,13 +24,15 @@ check:
 	go mod tidy -diff
 	go vet ./...
 	GOOS=darwin go vet ./...
+	GOOS=darwin go build ./...
 	GOOS=windows go vet ./...
+	GOOS=windows go build ./...
 	go run $(STATICCHECK) ./...
 	go test -race -count=1 ./...
 	$(MAKE) fuzz
 
-# Each fuzz target for some 5 s; a minimisation must not take longer than that. As often, and not as long: at the end of a
-# time Go before 1.27 may fail without a reason (golang.org/issue/75804).
+# Each target takes about 5 s. The limit is a number of runs because Go before 1.27 may fail without a reason when a
+# time limit ends the fuzzing (golang.org/issue/75804).
 fuzz:
 	go test -run '^$$' -fuzz FuzzTerminal -fuzztime 10000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz FuzzReplay -fuzztime 5000x -fuzzminimizetime 1s .
@@ -37,20 +40,24 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzLines -fuzztime 250000x -fuzzminimizetime 1s ./internal/linefile
 	go test -run '^$$' -fuzz FuzzRecords -fuzztime 100000x -fuzzminimizetime 1s ./internal/draw
 
-# It asks the database of known vulnerabilities, and so needs the network.
+# Needs the network, to ask the database of known vulnerabilities.
 vuln:
 	go run $(GOVULNCHECK) ./...
 
-# Every side once, COUNT times over, so that all meet the same noise; benchstat sets them side by side.
+# Runs every benchmark once, then all of them again, COUNT times in all. So the sides take turns, and noise hits all
+# alike.
 bench:
 	go test -run '^$$' -bench . -benchtime 100ms -count $(COUNT) . | tee bench.txt
-	go test -run '^$$' -bench . -benchtime 5x -count $(COUNT) -timeout 30m ./internal/bench | tee -a bench.txt
-	go run $(BENCHSTAT) -filter '.name:(Draw OR Replay OR VerifyDraws OR RoundEnd OR Announcement OR Proposals OR Broadcast)' -col '/side@(floor ours nats redis tutorial)' bench.txt
-	go run $(BENCHSTAT) -filter '.name:Stuck' -col '/others@(read none stuck)' bench.txt
-	go run $(BENCHSTAT) -filter '.name:Flood' -col /flooders bench.txt
+	for i in $$(seq $(COUNT)); do \
+		go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./internal/bench || exit; done | tee -a bench.txt
+	go run $(BENCHSTAT) -filter '-.name:(Stalled OR Flood)' -col '/side@(baseline ours nats redis tutorial)' bench.txt
+	go run $(BENCHSTAT) -filter .name:Stalled -col '/others@(none read stalled)' bench.txt
+	go run $(BENCHSTAT) -filter .name:Flood -col /flooders bench.txt
 
+# Plays at random for SOAK. SEED repeats the choices of an earlier run; 0 takes the seed from the clock.
 soak:
 	go test -count=1 -run TestSoak -timeout 0 -v ./internal/e2e -soak $(SOAK) -seed $(SEED)
 
+# Plays a game and draws the picture in README.md. Needs tmux and nc.
 picture:
-	go run ./internal/picture
+	internal/picture/picture.sh

@@ -2,6 +2,7 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
+NATS_SERVER = github.com/nats-io/nats-server/v2@v2.15.2
 SOAK = 60s
 SEED = 0
 COUNT = 6
@@ -44,14 +45,16 @@ fuzz:
 vuln:
 	go run $(GOVULNCHECK) ./...
 
-# Runs every benchmark once, then all of them again, COUNT times in all. So the sides take turns, and noise hits all
-# alike.
+# Runs all benchmarks of internal/bench once, then again, COUNT times in all. So the sides take turns, and noise hits all
+# alike. bin/ is where nats-server is installed.
 bench:
+	GOBIN=$(CURDIR)/bin go install $(NATS_SERVER)
 	go test -run '^$$' -bench . -benchtime 100ms -count $(COUNT) . | tee bench.txt
 	for i in $$(seq $(COUNT)); do \
-		go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./internal/bench || exit; done | tee -a bench.txt
+		PATH=$(CURDIR)/bin:$$PATH go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./internal/bench || exit; \
+		done | tee -a bench.txt
 	go run $(BENCHSTAT) -filter '-.name:(Stalled OR Flood)' -col '/side@(baseline ours nats redis tutorial)' bench.txt
-	go run $(BENCHSTAT) -filter .name:Stalled -col '/others@(none read stalled)' bench.txt
+	go run $(BENCHSTAT) -filter .name:Stalled -col '/reading,/stalled' bench.txt
 	go run $(BENCHSTAT) -filter .name:Flood -col /flooders bench.txt
 
 # Plays at random for SOAK. SEED repeats the choices of an earlier run; 0 takes the seed from the clock.

@@ -42,11 +42,13 @@ func TestSides(t *testing.T) {
 		"ours":     {join: stakePrompt + stakeAnswer, announcement: announcement},
 		"tutorial": {join: stakePrompt + bpmPrompt, announcement: winner + anyHash + "\n"},
 	} {
-		s := newSide(t, name)
-		s.join(50)
-		s.wantBytes(texts.join)
-		s.announce()
-		s.wantBytes(texts.announcement)
+		t.Run(name, func(t *testing.T) {
+			s := newSide(t, name)
+			s.join(50)
+			s.wantBytes(texts.join)
+			s.announce()
+			s.wantBytes(texts.announcement)
+		})
 	}
 }
 

@@ -48,10 +48,10 @@ vuln:
 # Runs all benchmarks of internal/bench once, then again, COUNT times in all. So the sides take turns, and noise hits all
 # alike. bin/ is where nats-server is installed.
 bench:
-	GOBIN=$(CURDIR)/bin go install $(NATS_SERVER)
+	GOBIN="$(CURDIR)/bin" go install $(NATS_SERVER)
 	go test -run '^$$' -bench . -benchtime 100ms -count $(COUNT) . | tee bench.txt
 	for i in $$(seq $(COUNT)); do \
-		PATH=$(CURDIR)/bin:$$PATH go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./internal/bench || exit; \
+		PATH="$(CURDIR)/bin:$$PATH" go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./internal/bench || exit; \
 		done | tee -a bench.txt
 	go run $(BENCHSTAT) -filter '-.name:(Stalled OR Flood)' -col '/side@(baseline ours nats redis tutorial)' bench.txt
 	go run $(BENCHSTAT) -filter .name:Stalled -col '/reading,/stalled' bench.txt

@@ -267,7 +267,9 @@ func (s *side) join(count int) {
 	s.receive(s.joined)
 }
 
-// connect connects one more client. A stalled one asks for the last draw twice and never reads.
+// connect connects one more client, from one of several loopback addresses, because finding a port gets slow when most
+// are taken. Closing it resets the connection, which frees the port. A stalled client asks for the last draw twice and
+// never reads.
 func (s *side) connect(stalled bool) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	s.must(err, "opening a socket for client %d", len(s.clients))
@@ -286,6 +288,8 @@ func (s *side) connect(stalled bool) {
 	}
 	s.must(errors.Join(err,
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_SYNCNT, 3), // ends Connect after 15 s
+		syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1}),
+		syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(2 + len(s.clients)/5000)}}),
 		syscall.Connect(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: s.addr.Port}),
 		syscall.Sendto(fd, []byte(types), 0, nil)), "connecting client %d", len(s.clients))
 }

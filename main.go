@@ -513,8 +513,9 @@ func (n *network) tellRound(c *client) {
 	}
 	proposals, total := n.round.Eligible()
 	share := ""
-	if stake := n.validators[c.address]; c.proposal != nil {
-		share = fmt.Sprintf(", %d of them yours (%s)", stake, console.Percent(stake, total))
+	if c.proposal != nil {
+		tickets := n.round.Entries[c.proposal.entry].Tickets
+		share = fmt.Sprintf(", %d of them yours (%s)", tickets, console.Percent(tickets, total))
 	}
 	c.Tell("\nblock %d: %s, %s%s; the winner is drawn in %s\n",
 		n.head.Index+1, console.Plural(proposals, "proposal"), console.Plural(total, "token"), share, n.timeLeft())

@@ -1,171 +1,160 @@
 package lineconn
 
 import (
-	"container/list"
 	"slices"
-	"sync"
 	"time"
 )
 
-// A message is what is written as a whole. Connections may share one and its bytes: nobody changes them.
+// A message is sent as a whole. Connections may share a message and its bytes, which never change.
 type message struct {
-	parts       [][]byte
-	cost        int  // what it counts of MaxWaiting
-	replaceable bool // dropped if another one is queued before it is begun to be written
+	parts    [][]byte
+	cost     int  // bytes that the message counts toward MaxPending
+	snapshot bool // whether a newer snapshot replaces the message in a queue
 }
 
-// A Notice is a text for many peers. With each prompt that follows it, it is made up once, and shared by all who are
-// at that prompt.
+// newMessage returns the message of a text.
+func newMessage(text string) *message {
+	return &message{parts: [][]byte{[]byte(text)}, cost: messageCost + len(text)}
+}
+
+// at returns the bytes of m from offset to the end of a part, or nil if offset is the end of m.
+func (m *message) at(offset int) []byte {
+	for _, p := range m.parts {
+		if offset < len(p) {
+			return p[offset:]
+		}
+		offset -= len(p)
+	}
+	return nil
+}
+
+// A Notice is a text for many peers, in parts. It never changes.
 type Notice struct {
-	message // without a prompt
-
-	mu   sync.Mutex
-	made map[string]*message // by prompt
+	parts    [][]byte
+	snapshot bool
 }
 
-// joined is up to how many bytes are joined, so that a peer gets them with its prompt in one write.
-const joined = 16 << 10
+// NewNotice returns a notice of a text in parts, whose bytes must not change afterwards.
+func NewNotice(parts ...[]byte) *Notice { return &Notice{parts: parts} }
 
-// NewNotice makes a notice of a text in parts, whose bytes nobody changes any more.
-func NewNotice(parts ...[]byte) *Notice {
-	n := &Notice{message: message{parts: parts, cost: messageCost}, made: map[string]*message{}}
+// withPrompt returns the message of n followed by a prompt. It copies n only up to joinLimit.
+func (n *Notice) withPrompt(prompt string) *message {
+	m := &message{parts: append(slices.Clip(n.parts), []byte(prompt)), snapshot: n.snapshot}
 	size := 0
-	for _, p := range parts {
+	for _, p := range m.parts {
 		size += len(p)
 	}
-	if size <= joined {
-		n.parts = [][]byte{slices.Concat(parts...)}
-		n.cost += size
+	if size <= joinLimit {
+		m.parts = [][]byte{slices.Concat(m.parts...)}
+	} else {
+		size = len(prompt) // shared bytes do not count
 	}
-	return n
-}
-
-// before returns the message of n and a prompt.
-func (n *Notice) before(prompt string) *message {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	m := n.made[prompt]
-	if m == nil {
-		m = &message{parts: slices.Clone(n.parts), cost: n.cost + len(prompt), replaceable: n.replaceable}
-		if last := &m.parts[len(m.parts)-1]; len(*last) <= joined {
-			*last = slices.Concat(*last, []byte(prompt))
-		} else {
-			m.parts = append(m.parts, []byte(prompt))
-		}
-		if m.replaceable {
-			m.cost = 0
-		}
-		n.made[prompt] = m
+	if !m.snapshot {
+		m.cost = messageCost + size
 	}
 	return m
 }
 
-// Group is the connections that hear of the same things. Each has a prompt, the question its peer is at, which follows
-// whatever it is told. A Group has one owner, who alone sets the prompts of its members; others may Tell and Show a
-// member something as long as the owner does not set its prompt meanwhile. No method of a Group waits.
+// Group is a set of connections that get the same announcements and broadcasts. It has one owner, which alone sets the
+// prompts of the members. Other goroutines may call Tell and Show on a member while the owner does not set its prompt.
+// No method of a Group waits for a peer.
 type Group struct {
-	Due     *time.Timer // rings when Broadcast has somebody to send to
+	Due     *time.Timer // fires when Broadcast has a member to send to
 	every   time.Duration
-	members *list.List // of *Conn, in the order in which their broadcasts are due
+	members []*Conn // in the order in which their broadcasts are due
 }
 
-// NewGroup makes a group whose members are sent a broadcast once in every, each counted from when it was added.
-func NewGroup(every time.Duration) *Group {
-	return &Group{Due: time.NewTimer(every), every: every, members: list.New()}
-}
+// NewGroup returns a group whose members get a broadcast once in every interval, from when they are added.
+func NewGroup(every time.Duration) *Group { return &Group{Due: time.NewTimer(every), every: every} }
 
-// SetPrompt makes prompt what follows whatever c is told from now on.
+// SetPrompt makes prompt follow everything that is sent to c from now on.
 func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
 
 // Add makes c a member.
 func (g *Group) Add(c *Conn) {
 	c.due = time.Now().Add(g.every)
-	c.place = g.members.PushBack(c)
-	if g.members.Len() == 1 {
+	g.members = append(g.members, c)
+	if len(g.members) == 1 {
 		g.Due.Reset(g.every)
 	}
 }
 
-// Remove ends c's membership and reports whether it had one.
+// Remove removes c from the group. It reports whether c was a member.
 func (g *Group) Remove(c *Conn) bool {
-	if c.place == nil {
+	i := slices.Index(g.members, c)
+	if i < 0 {
 		return false
 	}
-	g.members.Remove(c.place)
-	c.place = nil
+	g.members = slices.Delete(g.members, i, i+1)
 	return true
 }
 
-// Announce shows the notice to every member but except.
+// Announce shows the notice to every member except one, which may be nil. The message for each prompt is built once and
+// shared by all members at that prompt, which saves memory and a second write per member. It is in all queues before
+// the first write, so that members get it close together.
 func (g *Group) Announce(n *Notice, except *Conn) {
-	// All are queued before the first is written to, so that the first and the last hear it close together.
-	ready := make([]*Conn, 0, g.members.Len())
-	for e := g.members.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*Conn); c != except && c.queueUp(n.before(c.prompt), false) {
+	byPrompt := map[string]*message{}
+	ready := make([]*Conn, 0, len(g.members))
+	for _, c := range g.members {
+		if c == except {
+			continue
+		}
+		if byPrompt[c.prompt] == nil {
+			byPrompt[c.prompt] = n.withPrompt(c.prompt)
+		}
+		if c.enqueue(byPrompt[c.prompt], false) {
 			ready = append(ready, c)
 		}
 	}
-	if len(ready) > 0 {
-		ready[0].writers.start(ready) // one crew serves them all
-	}
+	start(ready)
 }
 
-// Broadcast shows the notice, a status, to the members for whom it is time.
+// Broadcast shows the notice, a snapshot, to the members whose broadcasts are due.
 func (g *Group) Broadcast(n *Notice) {
 	now := time.Now()
-	for e := g.members.Front(); e != nil; e = g.members.Front() {
-		c := e.Value.(*Conn)
-		if c.due.After(now) {
-			g.Due.Reset(c.due.Sub(now))
-			return
-		}
+	for len(g.members) > 0 && !g.members[0].due.After(now) {
+		c := g.members[0]
 		c.Show(n)
 		c.due = now.Add(g.every)
-		g.members.MoveToBack(e)
+		g.members = append(g.members[1:], c)
+	}
+	if len(g.members) > 0 {
+		g.Due.Reset(g.members[0].due.Sub(now))
 	}
 }
 
-// EndAll has every member leave, with these last words.
-func (g *Group) EndAll(words string) {
-	for e := g.members.Front(); e != nil; e = g.members.Front() {
-		c := e.Value.(*Conn)
-		g.Remove(c)
-		c.End(words)
+// EndAll removes every member and ends its connection with the same last message.
+func (g *Group) EndAll(text string) {
+	for _, c := range g.members {
+		c.End(text)
 	}
+	g.members = nil
 }
 
-// Feed is the newest of a growing sequence of texts, as a status: a notice of which only the newest waits for a peer. Bytes
-// once stored never change, so that all statuses, also those on their way to slow peers, share them. It has one owner.
+// Feed holds the newest texts of a growing sequence. Its snapshot is a notice that shows them. Only the newest snapshot
+// is ever pending for a peer. Stored bytes never change, so that snapshots share them: however long the sequence and
+// however many peers are slow, the texts are in memory only once. A Feed has one owner.
 type Feed struct {
 	open, end string
-	limit     int    // texts in a status; 0: all
-	texts     []byte // those, a comma behind each
-	sizes     []int  // of each, with its comma
-	status    *Notice
+	limit     int    // number of texts in a snapshot; 0 means all
+	texts     []byte // the texts of the next snapshot, each followed by a comma
+	sizes     []int  // size of each text and its comma
 }
 
-// NewFeed is a feed of which a status shows the newest limit texts, 0: all, a comma between two, after open and before end.
+// NewFeed returns a feed whose snapshots show the newest limit texts, separated by commas, between open and end. A
+// limit of 0 means all texts.
 func NewFeed(open, end string, limit int) *Feed { return &Feed{open: open, end: end, limit: limit} }
 
-// Add appends text, which it copies. Only once in about limit texts are the others copied again, so that the older ones
-// can go.
+// Add appends a copy of text.
 func (f *Feed) Add(text []byte) {
 	if f.limit > 0 && len(f.sizes) == f.limit {
-		f.texts, f.sizes = f.texts[f.sizes[0]:], f.sizes[1:]
-		if len(f.texts)+len(text) >= cap(f.texts) {
-			f.texts = slices.Grow(f.texts, len(f.texts)+len(text)+1)
-		}
+		f.texts, f.sizes = f.texts[f.sizes[0]:], f.sizes[1:] // the oldest go when append next copies the others
 	}
 	f.texts = append(append(f.texts, text...), ',')
 	f.sizes = append(f.sizes, len(text)+1)
-	f.status = nil
 }
 
-// Snapshot is the newest texts, of which there must be one. It is made once for all calls between two Adds.
+// Snapshot returns a notice of the newest texts, of which there must be at least one.
 func (f *Feed) Snapshot() *Notice {
-	if f.status == nil {
-		f.status = NewNotice([]byte(f.open), f.texts[:len(f.texts)-1], []byte(f.end))
-		f.status.replaceable = true
-	}
-	return f.status
+	return &Notice{parts: [][]byte{[]byte(f.open), f.texts[:len(f.texts)-1], []byte(f.end)}, snapshot: true}
 }

@@ -2,124 +2,103 @@ package lineconn
 
 import (
 	"bytes"
-	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"time"
 )
 
 const (
-	// MaxLine is the longest line in bytes, without its newline and a carriage return before that.
-	MaxLine = 1024
+	MaxLine = 1024 // bytes in the longest line, without its newline and a carriage return before that
 
-	readBuffer = 64                    // bytes: lines are short, and there is one buffer a connection
-	dropBuffer = 4 << 10               // bytes: for input that is dropped before the close
-	burst      = 100                   // pieces of input that are served as fast as they come
-	pause      = 20 * time.Millisecond // for each piece beyond them
-	linger     = time.Second           // how long unread input is dropped before the close
+	readBuffer    = 64                    // bytes; small, because each connection has one, and lines are short
+	burst         = 100                   // chunks of input that are accepted without delay
+	chunkInterval = 20 * time.Millisecond // for each later chunk
+	linger        = time.Second           // how long Close discards input
 )
 
 // ErrTooLong is the error of a line of more than MaxLine bytes.
-var ErrTooLong = errors.New("the line is too long")
+var ErrTooLong = fmt.Errorf("the line is too long (at most %d bytes)", MaxLine)
 
-// ReadLine returns the next line, without telnet's own bytes and the spaces around it. It reads only when the peer has taken
-// all that it was told: so nobody takes more from a peer than it takes back. A last line without a newline counts when
-// the input ends, before io.EOF. A line of more than MaxLine bytes is ErrTooLong, together with its first MaxLine bytes;
-// the rest is dropped unread. Whoever sends more than a person types or pastes is slowed down, to one piece each pause.
-// After End, or when the connection has failed, the error is not io.EOF.
-//
-// Here a goroutine waits for most of its life, so it calls Read itself: each frame in between would be on every stack.
-func (c *Conn) ReadLine() (typed string, err error) {
+// ReadLine returns the next line, without surrounding spaces and telnet commands. Before it reads, it waits until
+// everything sent to the peer is written, so that a peer that does not read is not read from either. At the end of the
+// input, a last line without a newline counts; after it, the error is io.EOF. If a line is longer than MaxLine bytes,
+// ReadLine returns its first MaxLine bytes with ErrTooLong and discards the rest. A peer that sends more than a person
+// types or pastes is slowed down. After End, and on a failed connection, the error is not io.EOF.
+func (c *Conn) ReadLine() (string, error) {
 	c.Flush()
-	var line []byte // so far
-	for {
-		if err := c.Err(); err != nil {
-			return "", err
+	line, complete := c.scan(nil)
+	for !complete && !c.inputEnded && c.Err() == nil {
+		n, err := c.net.Read(c.buffer[:])
+		c.inputEnded = err == io.EOF
+		if err != nil && !c.inputEnded && c.Err() == nil {
+			c.closeBecause(err)
 		}
-		piece := c.piece()
-		if piece == nil && !c.inOver {
-			n, err := c.net.Read(c.in[c.inEnd:])
-			c.take(n, err)
-			continue
-		}
-		if piece == nil && len(line) == 0 {
-			return "", io.EOF
-		}
-		c.pace()
-		ended := piece == nil || piece[len(piece)-1] == '\n'
-		if c.skip {
-			c.skip = !ended
-			continue
-		}
-		line = append(line, piece...)
-		text := bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		if len(text) > MaxLine {
-			c.skip = !ended
-			return strings.TrimSpace(string(text[:MaxLine])), ErrTooLong
-		}
-		if ended {
-			return strings.TrimSpace(string(text)), nil
+		c.unread = c.buffer[:n]
+		line, complete = c.scan(line)
+		if !complete {
+			c.throttle()
 		}
 	}
+	if err := c.Err(); err != nil {
+		return "", err
+	}
+	if !complete && len(line) == 0 {
+		return "", io.EOF
+	}
+	c.throttle()
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(line) > MaxLine {
+		return strings.TrimSpace(string(line[:MaxLine])), ErrTooLong
+	}
+	return strings.TrimSpace(string(line)), nil
 }
 
-// take takes in what a Read has returned: n bytes behind in[:inEnd], and an error.
-func (c *Conn) take(n int, err error) {
-	typed := c.in[:c.inEnd]
-	for _, b := range c.in[c.inEnd : c.inEnd+n] {
-		if c.telnet.typed(b) {
-			typed = append(typed, b)
+// scan moves input from unread to line, up to a newline. It reports whether the line is complete or too long.
+func (c *Conn) scan(line []byte) ([]byte, bool) {
+	for len(c.unread) > 0 {
+		b := c.unread[0]
+		c.unread = c.unread[1:]
+		switch {
+		case !c.telnet.typed(b):
+		case c.skipLine:
+			c.skipLine = b != '\n'
+		case b == '\n':
+			return line, true
+		default:
+			line = append(line, b)
+			c.skipLine = len(bytes.TrimSuffix(line, []byte("\r"))) > MaxLine
+			if c.skipLine {
+				return line, true
+			}
 		}
 	}
-	if len(typed) < c.inEnd+n {
-		c.pace() // what is dropped becomes no piece, but is not free either
-	}
-	c.inEnd = len(typed)
-	c.inOver = err == io.EOF
-	if err != nil && !c.inOver && c.Err() == nil {
-		c.fail(err)
-	}
+	return line, false
 }
 
-// piece takes from the buffer what belongs to one line: up to its end, or a full buffer of a longer one; at the end of
-// the input, the rest. It returns nil when there must be more input first, for which there is room then. A piece is
-// valid until the next Read.
-func (c *Conn) piece() []byte {
-	held := c.in[c.inStart:c.inEnd]
-	n := bytes.IndexByte(held, '\n') + 1
-	if n == 0 && (len(held) == len(c.in) || c.inOver) {
-		n = len(held)
-	}
-	if n == 0 {
-		c.inStart, c.inEnd = 0, copy(c.in[:], held)
-		return nil
-	}
-	c.inStart += n
-	return held[:n]
-}
-
-// pace waits until the pieces so far are paid for, less the burst.
-func (c *Conn) pace() {
+// throttle limits the rate of input: after a burst, it sleeps so that one chunk takes one chunkInterval. A chunk is a
+// line, or one Read that completes no line.
+func (c *Conn) throttle() {
 	now := time.Now()
-	if c.paidFor.Before(now) {
-		c.paidFor = now
+	if c.nextFree.Before(now) {
+		c.nextFree = now
 	}
-	c.paidFor = c.paidFor.Add(pause)
-	time.Sleep(c.paidFor.Sub(now) - burst*pause)
+	c.nextFree = c.nextFree.Add(chunkInterval)
+	time.Sleep(c.nextFree.Sub(now) - burst*chunkInterval)
 }
 
-// telnet is what the bytes so far make of the next one.
+// telnet is the state of the telnet protocol (RFC 854) after the input so far. It says what the next byte is.
 type telnet byte
 
 const (
-	text    telnet = iota // it was typed
-	command               // it follows IAC
-	option                // it follows IAC and WILL, WONT, DO or DONT
-	inside                // it is what one program tells the other, from IAC SB to IAC SE
-	leaving               // it follows IAC there
+	text    telnet = iota // typed
+	command               // follows IAC
+	option                // follows IAC and WILL, WONT, DO or DONT
+	inside                // between IAC SB and IAC SE, where programs exchange options
+	leaving               // follows IAC in there
 )
 
-// typed reports whether b, the next byte, was typed; else it is telnet's own (RFC 854).
+// typed reports whether b, the next byte, was typed. Otherwise it belongs to a telnet command.
 func (t *telnet) typed(b byte) bool {
 	const se, sb, will, iac = 240, 250, 251, 255
 	switch was := *t; {
@@ -133,7 +112,8 @@ func (t *telnet) typed(b byte) bool {
 		*t = option
 	default:
 		*t = text
-		return was == text || was == command && (b < se || b == iac) // no command: a stray IAC takes no newline with it
+		// IAC IAC is the byte 255. Bytes below 240 are not commands: a stray IAC removes no newline.
+		return was == text || was == command && (b < se || b == iac)
 	}
 	return false
 }

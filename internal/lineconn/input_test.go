@@ -7,21 +7,12 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
-// mustAsk checks what ReadLine returns.
-func mustAsk(t *testing.T, c *Conn, want string, wantErr error) {
-	t.Helper()
-	if typed, err := c.ReadLine(); typed != want || err != wantErr {
-		t.Fatalf("Ask returned %.100q, %v; want %.100q, %v", typed, err, want, wantErr)
-	}
-}
-
-// FuzzAsk compares what ReadLine returns with a plain reading of the whole input, however that is split: a line ends at its
-// newline, or where the input ends; spaces around it and a CR do not count, nor does telnet. (Go spends most of its time
-// on minimizing, without -fuzzminimizetime 1s.)
-func FuzzAsk(f *testing.F) {
-	const tooLong = " and more"
+// FuzzReadLine compares ReadLine with a simple function that parses the whole input, whatever the sizes of the reads.
+// (Without -fuzzminimizetime 1s, Go spends most of its time on minimizing.)
+func FuzzReadLine(f *testing.F) {
 	x := func(n int) string { return strings.Repeat("x", n) }
 	for _, input := range []string{
 		"",
@@ -36,113 +27,147 @@ func FuzzAsk(f *testing.F) {
 		x(1024) + "\r\r\nok\n" + x(9000),
 		x(1088) + "\n" + x(3000) + "\nok",
 		"  " + x(1020) + "   y\n",
-		// telnet: options, an interrupt, the byte 255, from program to program, what is no command, what does not count
+		// Telnet: options, an interrupt, the byte 255, a subnegotiation, invalid commands, typed bytes that look like
+		// commands (0xfa is SB), and a line that is short without its commands.
 		"\xff\xfd\x067\xff\xfb\n2\xff\xfc\xff\xff\xfe\xf0\r\n",
 		"ab\xff\xf4\xff\xfd\x06c\na\xff\xffb\n\xff\xff\n",
 		"7\xff\xfa\x1f\x00\n\xff\xff\xf0\xff\x00\xff\xf02\n",
 		"72\n73\xff\xfa\n\xff",
 		"7\xff\xf02\n7\xff2\xff\n73\xff\xef\n72\xff",
+		"7\xfa2\n\xf0\xfb\xfd7\n3\xfa",
 		x(1000) + strings.Repeat("\xff\xf1", 100) + x(24) + "\n",
 	} {
 		for _, sizes := range []string{"\x01", "\x07", "\x3f", "\x40", "\x03\xc8"} {
 			f.Add(input, []byte(sizes))
 		}
 	}
-	// The bytes are the runes of the same numbers here.
-	telnet := regexp.MustCompile(`(?s)ÿ(?:ú(?:[^ÿ]|ÿ[^ð])*(?:ÿð|ÿ?$)|[û-þ](?:.|$)|(ÿ)|[ð-ú]|)`)
 	f.Fuzz(func(t *testing.T, input string, sizes []byte) {
-		var runes, rest string
-		for _, b := range []byte(input) {
-			runes += string(rune(b))
-		}
-		for _, r := range telnet.ReplaceAllString(runes, "$1") {
-			rest += string([]byte{byte(r)})
-		}
-		var got, want []string
-		for line := range strings.Lines(rest) {
-			if line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"); len(line) > 1024 {
-				want = append(want, strings.TrimSpace(line[:1024])+tooLong)
-			} else {
-				want = append(want, strings.TrimSpace(line))
-			}
-		}
+		want := parse(input)
 		synctest.Test(t, func(t *testing.T) {
-			l := pipe(t, crew(t, 1))
-			c := l.conn
+			c := newPipeConn(t, newPool(t, 1))
 			go func() {
 				sizes = append(sizes, 64)
 				for i, rest := 0, input; rest != ""; i++ {
 					n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
-					io.WriteString(l.peer, rest[:n])
+					io.WriteString(c.peer, rest[:n])
 					rest = rest[n:]
 				}
-				l.peer.Close()
+				c.peer.Close()
 			}()
-			typed, err := c.ReadLine()
-			for ; err == nil || err == ErrTooLong; typed, err = c.ReadLine() {
+			var got []string
+			line, err := c.ReadLine()
+			for ; err == nil || err == ErrTooLong; line, err = c.ReadLine() {
 				if err != nil {
-					typed += tooLong
+					line += tooLong
 				}
-				got = append(got, typed)
+				got = append(got, line)
 			}
 			if !slices.Equal(got, want) || err != io.EOF {
-				t.Errorf("of %.100q in pieces of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
+				t.Errorf("%.100q in reads of %v: got %.100q and %v, want %.100q and EOF", input, sizes, got, err, want)
 			}
-			mustAsk(t, c, "", io.EOF) // again
-			if c.Err() != nil {
-				t.Error("the end of the input is a failure: ", c.Err())
-			}
+			wantResult(t, async(c.ReadLine), "(EOF)") // again
+			wantErr(t, c.Conn, nil)
 		})
 	})
 }
 
-// Whoever sends more than a person is slowed down to one line each 20 ms; who has been quiet has earned a burst again,
-// but never more than one. An endless line is answered at once, while it is still coming. What follows is dropped, as
-// telnet's own bytes are, but slowed down as well: 20 ms for 64 bytes.
-func TestAskPace(t *testing.T) {
-	x := strings.Repeat("x", 200*64)
-	slow := func(times int) string { return strings.Repeat("ask, wait 19999999ns\n wait 1ns | 1\n", times) }
-	talk(t, `
-		type `+strings.Repeat("1 ", 360)+x+" "+strings.Repeat("\xff\xf1", 100*32)+`ok
-		100 times ask | 1
-		`+slow(50)+`
-		wait 1s
-		50 times ask | 1
-		`+slow(10)+`
-		wait 1h
-		100 times ask | 1
-		`+slow(50)+`
-		wait 1h, ask | `+x[:1024]+`(the line is too long)
-		ask, wait 4059999999ns
-		wait 1ns | ok`) // (200 + 1 + 101 + 1 - 100) * 20 ms: with two newlines, and less the burst
-}
+// tooLong marks a line that is too long.
+const tooLong = " and more"
 
-// A peer that takes nothing back is not asked on: its lines wait until it has taken the last byte, for whoever waits.
-func TestAskFlushes(t *testing.T) {
-	const answer = `
-		tell an, tell answer, flush, ask, wait 3s, hear 7 | ananswe
-		wait 2s, hear 1 | `
-	talk(t, "type 1 2"+answer+"1 | r"+answer+"2 | r")
-}
+// telnetCommands matches telnet commands in a string that has one rune per byte. The group is the byte 255.
+var telnetCommands = regexp.MustCompile(`(?s)ÿ(?:ú(?:[^ÿ]|ÿ[^ð])*(?:ÿð|ÿ?$)|[û-þ](?:.|$)|(ÿ)|[ð-ú]|)`)
 
-// After End there is nothing to ask any more, whatever the peer has sent, and neither for who waits already.
-func TestAskAfterEnd(t *testing.T) {
-	const ended = " | (the conversation has ended)"
-	talk(t, `
-		ask
-		end`+ended+`
-		ask`+ended+`
-		at B, type 1 2, ask | 1
-		end, ask, ask`+ended+ended)
-}
-
-// A connection from which one cannot read, or to which one cannot write, has failed, and every ReadLine says why; what came
-// before does not count. Close waits for no End then.
-func TestFailure(t *testing.T) {
-	const why = " | no route to host"
-	const asked = " | (no route to host)"
-	for _, use := range []string{"ask" + asked, "tell hello, flush"} {
-		talk(t, "cut-cable, "+use+`
-			err, ask, close, hear`+why+asked+" | closed | (the end)")
+// parse returns the lines of input.
+func parse(input string) (lines []string) {
+	var runes, typed string
+	for _, b := range []byte(input) {
+		runes += string(rune(b))
 	}
+	for _, r := range telnetCommands.ReplaceAllString(runes, "$1") {
+		typed += string([]byte{byte(r)})
+	}
+	for line := range strings.Lines(typed) {
+		line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+		if len(line) > 1024 {
+			lines = append(lines, strings.TrimSpace(line[:1024])+tooLong)
+		} else {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// After a burst of 100, ReadLine returns one line per 20 ms. A quiet peer earns a new burst, but never more than one.
+// ReadLine returns the first part of an endless line immediately. It discards the rest and telnet commands, at a rate
+// of 64 bytes per 20 ms.
+func TestReadLineRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPipeConn(t, newPool(t, 1))
+		go io.WriteString(c.peer, strings.Repeat("1\n", 360)+
+			strings.Repeat("x", 200*64)+strings.Repeat("\xff\xf1", 100*32)+"\nok\n")
+		wantLines := func(n int, each time.Duration) {
+			t.Helper()
+			for i := range n {
+				start := time.Now()
+				line, err := c.ReadLine()
+				if took := time.Since(start); line != "1" || err != nil || took != each {
+					t.Fatalf("line %d is %q, %v, and took %v; want %v", i, line, err, took, each)
+				}
+			}
+		}
+		wantLines(100, 0)
+		wantLines(50, 20*time.Millisecond)
+		time.Sleep(time.Second)
+		wantLines(50, 0)
+		wantLines(10, 20*time.Millisecond)
+		time.Sleep(time.Hour)
+		wantLines(100, 0)
+		wantLines(50, 20*time.Millisecond)
+		time.Sleep(time.Hour)
+		wantResult(t, async(c.ReadLine), strings.Repeat("x", 1024)+"(the line is too long (at most 1024 bytes))")
+		ok := async(c.ReadLine)
+		time.Sleep(4*time.Second - time.Nanosecond) // 300 reads, less the burst
+		wantResult(t, ok, blocked)
+		time.Sleep(time.Nanosecond)
+		wantResult(t, ok, "ok")
+	})
+}
+
+// ReadLine returns no line before the peer has read everything that was sent to it.
+func TestReadLineWaitsForOutput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPipeConn(t, newPool(t, 1))
+		go io.WriteString(c.peer, "1\n2\n")
+		for _, want := range []string{"1", "2"} {
+			c.Tell("an")
+			c.Tell("swer")
+			flushed, line := async(c.flush), async(c.ReadLine)
+			c.wantOutput(t, 5, "answe")
+			time.Sleep(3 * time.Second)
+			wantResult(t, flushed, blocked)
+			wantResult(t, line, blocked)
+			c.wantOutput(t, 1, "r")
+			wantResult(t, flushed, "")
+			wantResult(t, line, want)
+		}
+	})
+}
+
+// End makes a waiting ReadLine return, and every later call, even if there is more input.
+func TestReadLineAfterEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPool(t, 1)
+		waiting, more := newPipeConn(t, w), newPipeConn(t, w)
+		line := async(waiting.ReadLine)
+		go io.WriteString(more.peer, "1\n2\n")
+		wantResult(t, async(more.ReadLine), "1")
+		wantResult(t, line, blocked)
+		waiting.End("")
+		more.End("")
+		wantResult(t, line, ended)
+		for range 2 {
+			wantResult(t, async(waiting.ReadLine), ended)
+			wantResult(t, async(more.ReadLine), ended)
+		}
+	})
 }

@@ -3,18 +3,21 @@ package lineconn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
+// Reasons for refusing a connection.
 var (
-	ErrFull        = errors.New("the server is full")                  // all places are taken
-	ErrAddressFull = errors.New("too many terminals from its address") // all places of its address are taken
+	ErrFull        = errors.New("the server is full")                    // all slots are taken
+	ErrAddressFull = errors.New("too many connections from one address") // all slots of an address are taken
 )
 
 // A Listener is a net.Listener with a deadline for Accept, such as *net.TCPListener.
@@ -23,160 +26,160 @@ type Listener interface {
 	SetDeadline(time.Time) error
 }
 
-// Server accepts connections: it survives what Accept complains of, as net/http does, and limits how many there are at
-// once, in all and from one network address. That is an IPv4 address, or the /64 of an IPv6 address: its owner has all of
-// that.
+// Server accepts connections. Like net/http, it survives errors of Accept. It limits the number of connections, in all
+// and from one network address: an IPv4 address, or the /64 of an IPv6 address, all of which usually has one owner.
 type Server struct {
-	// Handle has a conversation and closes the connection. It is from a network address; zero: not counted (loopback, no IP).
+	// Handle serves a connection from a network address, and closes it. The address is the zero Prefix if it is exempt
+	// from MaxPerAddress: for loopback, and for connections without an IP address.
 	Handle func(conn net.Conn, from netip.Prefix)
-	// Refuse takes leave of one that is too many (ErrFull or ErrTooMany) and closes it, in a second or so at most.
+	// Refuse tells a peer why there is no slot for it, and closes the connection, all within about a second. While 100
+	// calls run, further connections are closed without a message, so that refusing never delays accepting.
 	Refuse func(conn net.Conn, why error)
 
-	MaxConns      int         // conversations at once; 0: no limit
-	MaxPerAddress int         // of one network address, loopback not counted; 0: no limit
-	Log           *log.Logger // must not make anyone wait: everybody who comes or leaves would
+	MaxConns      int         // limit of connections in all; 0 means no limit
+	MaxPerAddress int         // limit of connections from one network address; 0 means no limit
+	Log           *log.Logger // must not block, because connecting and disconnecting peers would wait
 
-	running sync.WaitGroup // conversations and refusals
+	running  sync.WaitGroup // calls of Handle and Refuse
+	refusing chan struct{}  // one element for each call of Refuse
 
-	mu          sync.Mutex // guards what follows, and keeps messages in order
-	all         crowd
-	from        map[netip.Prefix]crowd // those that have a place; zero: all that are not counted
-	fullSaid    time.Time              // when it was last said that the server is full
-	tooManySaid time.Time              // when it was last said that there are too many from any address
+	mu     sync.Mutex // guards the fields below, and keeps log messages in order
+	all    usage
+	from   map[netip.Prefix]usage // only addresses in use; the zero Prefix stands for all exempt addresses
+	logged time.Time              // when the log last said that a limit is reached
 }
 
-// crowd is conversations that share a limit.
-type crowd struct {
-	size int
-	said bool // that it is at its limit, and not yet that there is room again
+// usage is how much of a limit is used.
+type usage struct {
+	size   int  // number of connections
+	logged bool // whether the log says that the limit is reached
 }
 
-// leave takes one off c and reports whether it is to be said that there is room: when a tenth of the places is free
-// (this one at least), so that one who comes and goes does not fill the console.
-func (c *crowd) leave(places int) (over bool) {
-	c.size--
-	over = c.said && places-c.size >= places/10
-	c.said = c.said && !over
-	return over
-}
-
-// Serve accepts connections from ln until ctx is done; then it closes ln. After an error, such as too many open files, it
-// tries again in 5 ms, then after twice as long each time, up to 1 s. It says so once, and again when 1 s has passed
-// without one.
+// Serve accepts connections from ln until ctx is done, then closes ln. After an error of Accept, it retries in 5 ms,
+// then after twice as long each time, up to 1 s. The log says so once, and again when accepting has worked for 1 s.
 func (s *Server) Serve(ctx context.Context, ln Listener) {
-	s.from = map[netip.Prefix]crowd{}
+	s.from, s.refusing = map[netip.Prefix]usage{}, make(chan struct{}, 100)
 	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	refusals := make(chan struct{}, 1000) // those going on
-	trouble := false                      // said, and not yet over
-	var delay time.Duration               // after the last error; 0: it is past
+	failing := false        // whether the log says that accepting fails
+	var delay time.Duration // the last one, or 0 if Accept has worked since
 	for {
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
 			delay = 0
-			from := network(conn.RemoteAddr())
-			switch why := s.take(from); {
-			case why == nil:
-				s.running.Add(1)
-				go func() { // a small frame on a stack that there are thousands of: no defers
-					s.Handle(conn, from)
-					s.give(from)
-					s.running.Done()
-				}()
-			case why == ErrAddressFull && len(refusals) == cap(refusals):
-				conn.Close() // without a word: one address must not make the others wait
-			default:
-				select { // with all of those taken, who comes next waits for one: a second or so
-				case refusals <- struct{}{}:
-					s.running.Go(func() { s.Refuse(conn, why); <-refusals })
-				case <-ctx.Done():
-					conn.Close()
-				}
-			}
+			s.start(conn)
 		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			ln.SetDeadline(time.Time{})
-			trouble, delay = false, 0
-			s.Log.Print("accepting terminals again")
+			failing, delay = false, 0
+			s.Log.Print("accepting connections again")
 		default:
-			if !trouble {
-				s.Log.Printf("cannot accept terminals: %v; trying again, those connected go on", err)
+			if errors.Is(err, syscall.EMFILE) {
+				err = fmt.Errorf("%w; raise the limit (ulimit -n)", err)
 			}
-			trouble = true
+			if !failing {
+				s.Log.Printf("cannot accept connections: %v; retrying, connected clients are not affected", err)
+			}
+			failing = true
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			wait, cancel := context.WithTimeout(ctx, delay)
 			<-wait.Done()
 			cancel()
-			// With no error until then it is over, also if nobody comes: without a free file, accept fails all the same.
+			// Without a free file, Accept fails even if no peer connects. So reaching the deadline means success.
 			ln.SetDeadline(time.Now().Add(time.Second))
 		}
 	}
 }
 
-// Wait waits until every connection has been seen to. Serve must have returned.
+// start has a connection handled or refused, without waiting.
+func (s *Server) start(conn net.Conn) {
+	from := network(conn.RemoteAddr())
+	why := s.acquire(from)
+	if why == nil {
+		s.running.Go(func() {
+			s.Handle(conn, from)
+			s.release(from)
+		})
+		return
+	}
+	select {
+	case s.refusing <- struct{}{}:
+		s.running.Go(func() {
+			s.Refuse(conn, why)
+			<-s.refusing
+		})
+	default:
+		conn.Close()
+	}
+}
+
+// Wait waits until all calls of Handle and Refuse have returned. Serve must have returned before.
 func (s *Server) Wait() { s.running.Wait() }
 
-// take takes a place, or returns why there is none and says so: once, until there is room again, and at most once a second.
-func (s *Server) take(from netip.Prefix) error {
+// acquire takes a slot for a connection, or returns why there is none. It then logs that the limit is reached, unless
+// the log says so already or has said that of any limit within the last second.
+func (s *Server) acquire(from netip.Prefix) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.from[from]
-	if from.IsValid() && s.MaxPerAddress > 0 && c.size >= s.MaxPerAddress {
-		if !c.said && time.Since(s.tooManySaid) >= time.Second {
-			s.Log.Printf("too many terminals from %s: %d; further ones are refused", name(from), c.size)
-			c.said, s.tooManySaid = true, time.Now()
-			s.from[from] = c
+	u := s.from[from]
+	if from.IsValid() && s.MaxPerAddress > 0 && u.size >= s.MaxPerAddress {
+		if !u.logged && time.Since(s.logged) >= time.Second {
+			s.Log.Printf("too many connections from %s (%d); refusing more", name(from), u.size)
+			u.logged, s.logged = true, time.Now()
+			s.from[from] = u
 		}
 		return ErrAddressFull
 	}
 	if s.MaxConns > 0 && s.all.size >= s.MaxConns {
-		if !s.all.said && time.Since(s.fullSaid) >= time.Second {
+		if !s.all.logged && time.Since(s.logged) >= time.Second {
 			for other, o := range s.from {
-				if o.size > c.size {
-					from, c = other, o
+				if o.size > u.size {
+					from, u = other, o
 				}
 			}
-			s.Log.Printf("the server is full: %d terminals, the most of them (%d) from %s", s.all.size, c.size, name(from))
-			s.all.said, s.fullSaid = true, time.Now()
+			s.Log.Printf("the server is full: %d connections, up to %d from one address (%s)", s.all.size, u.size, name(from))
+			s.all.logged, s.logged = true, time.Now()
 		}
 		return ErrFull
 	}
 	s.all.size++
-	c.size++
-	s.from[from] = c
+	u.size++
+	s.from[from] = u
 	return nil
 }
 
-// give gives back a place, and says if there is room again.
-func (s *Server) give(from netip.Prefix) {
+// release frees the slot of a connection. It logs that a limit is no longer reached, if the log says that it is.
+func (s *Server) release(from netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all.leave(s.MaxConns) {
-		s.Log.Print("there is room again")
+	if s.all.logged {
+		s.Log.Print("the server is no longer full")
 	}
-	c := s.from[from]
-	if c.leave(s.MaxPerAddress) {
-		s.Log.Printf("terminals from %s are let in again", name(from))
+	u := s.from[from]
+	if u.logged {
+		s.Log.Printf("accepting connections from %s again", name(from))
 	}
-	if s.from[from] = c; c.size == 0 {
+	s.all = usage{size: s.all.size - 1}
+	s.from[from] = usage{size: u.size - 1}
+	if u.size == 1 {
 		delete(s.from, from)
 	}
 }
 
-// network returns the network address of addr, zero if it is not counted.
+// network returns the network address of addr, or the zero Prefix if addr is exempt from MaxPerAddress.
 func network(addr net.Addr) netip.Prefix {
 	tcp, _ := addr.(*net.TCPAddr)
 	ip := tcp.AddrPort().Addr().Unmap() // zero if there is none
 	if ip.IsLoopback() {
 		return netip.Prefix{}
 	}
-	from, _ := ip.Prefix(min(64, ip.BitLen())) // an IPv4 address has 32
+	from, _ := ip.Prefix(min(64, ip.BitLen())) // an IPv4 address has 32 bits
 	return from
 }
 
-// name is what the console calls a network address.
+// name returns the name of a network address for the log.
 func name(from netip.Prefix) string {
 	if !from.IsValid() {
 		return "loopback"

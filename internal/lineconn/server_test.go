@@ -17,283 +17,331 @@ import (
 	"time"
 )
 
-// desk is a listener with the troubles that a test wants it to have.
-type desk struct {
-	conns    chan net.Conn // nil: errno has changed
+// testServer is a Server and its Listener, in virtual time.
+type testServer struct {
+	*Server
+	t        *testing.T
+	logged   strings.Builder
+	cancel   context.CancelFunc
+	served   chan struct{} // closed when Serve has returned
+	clients  []net.Conn    // in the order in which they connected
+	incoming chan net.Conn // for Accept; nil if errno has changed
 	closed   context.Context
-	close    func()
-	errno    atomic.Uintptr // what Accept complains of; 0: nothing
-	deadline time.Time      // of Accept
+	close    context.CancelFunc
+	errno    atomic.Uintptr // error of Accept, or 0
+	deadline time.Time      // of Accept, or zero
 	start    time.Time
-	tries    []int64 // when Accept was called, in ms after start
+	accepts  []int64 // times of the calls of Accept, in ms after start
 }
 
-func (d *desk) Accept() (net.Conn, error) {
-	d.tries = append(d.tries, time.Since(d.start).Milliseconds())
-	var expired <-chan time.Time
-	if !d.deadline.IsZero() {
-		expired = time.After(time.Until(d.deadline))
+// serve starts a server with these limits. It tells clients their network address, or why they are refused, and waits
+// until they hang up. Tests must call stop at the end.
+func serve(t *testing.T, maxConns, maxPerAddress int) *testServer {
+	s := &testServer{t: t, served: make(chan struct{}), incoming: make(chan net.Conn), start: time.Now()}
+	tell := func(conn net.Conn, text string) {
+		io.WriteString(conn, text)
+		conn.Read(make([]byte, 1))
+		conn.Close()
 	}
-	if d.errno.Load() == 0 {
+	s.Server = &Server{MaxConns: maxConns, MaxPerAddress: maxPerAddress, Log: log.New(&s.logged, "", 0)}
+	s.Handle = func(conn net.Conn, from netip.Prefix) { tell(conn, name(from)) }
+	s.Refuse = func(conn net.Conn, why error) { tell(conn, why.Error()) }
+	ctx, cancel := context.WithCancel(t.Context())
+	s.cancel = cancel
+	s.closed, s.close = context.WithCancel(t.Context())
+	go func() {
+		s.Serve(ctx, s)
+		close(s.served)
+	}()
+	synctest.Wait()
+	return s
+}
+
+func (s *testServer) Accept() (net.Conn, error) {
+	s.accepts = append(s.accepts, time.Since(s.start).Milliseconds())
+	var expired <-chan time.Time
+	if !s.deadline.IsZero() {
+		expired = time.After(time.Until(s.deadline))
+	}
+	if s.errno.Load() == 0 {
 		select {
-		case conn := <-d.conns:
+		case conn := <-s.incoming:
 			if conn != nil {
 				return conn, nil
 			}
 		case <-expired:
 			return nil, os.ErrDeadlineExceeded
-		case <-d.closed.Done():
+		case <-s.closed.Done():
 			return nil, net.ErrClosed
 		}
 	}
-	return nil, &net.OpError{Op: "accept", Net: "tcp", Err: syscall.Errno(d.errno.Load())}
+	return nil, &net.OpError{Op: "accept", Net: "tcp", Err: syscall.Errno(s.errno.Load())}
 }
 
-func (d *desk) SetDeadline(t time.Time) error { d.deadline = t; return nil }
-func (d *desk) Close() error                  { d.close(); return nil }
-func (d *desk) Addr() net.Addr                { return nil }
+func (s *testServer) SetDeadline(t time.Time) error { s.deadline = t; return nil }
+func (s *testServer) Addr() net.Addr                { return nil }
+func (s *testServer) Close() error                  { s.close(); return nil }
 
-// serve plays a script with a server. It is noted what the console says, and how everybody is met who came, or had
-// waited: by its network address, full or too many. Who is met stays until the client leaves. At the end Serve ends at
-// once, Wait when the last has left, and nothing is left of them.
-func serve(t *testing.T, places, perAddress int, script string) *desk {
-	t.Helper()
-	var d *desk
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		d = &desk{conns: make(chan net.Conn), start: time.Now()}
-		d.closed, d.close = context.WithCancel(t.Context())
-		var staying atomic.Int32
-		s := &Server{MaxConns: places, MaxPerAddress: perAddress, Log: log.New(io.Discard, " | ", 0)}
-		meet := func(conn net.Conn, how string) {
-			staying.Add(1)
-			s.Log.Print(how)
-			conn.Read(make([]byte, 1))
-			conn.Close()
-			staying.Add(-1)
-		}
-		s.Handle = func(conn net.Conn, from netip.Prefix) { meet(conn, name(from)) }
-		s.Refuse = func(conn net.Conn, why error) {
-			meet(conn, map[error]string{ErrFull: "full", ErrAddressFull: "too many"}[why])
-		}
-		ended, waited := make(chan bool), make(chan int32)
-		go func() { s.Serve(ctx, d); close(ended) }()
-		synctest.Wait() // it accepts
-		var clients []net.Conn
-		come := func(from string) {
-			var addr net.Addr // of a pipe: none
-			if ip, err := netip.ParseAddr(from); err == nil {
-				addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))
-			}
-			conn, client := net.Pipe()
-			d.conns <- &line{Conn: conn, from: addr}
-			synctest.Wait()
-			clients = append(clients, client)
-		}
-		visit := func(from string) {
-			come(from)
-			last := len(clients) - 1
-			clients[last].Close()
-			clients = clients[:last]
-		}
-		play(t, script+"\nend", s.Log, map[string]func(string){
-			"come":  come, // to stay
-			"visit": visit,
-			"nine-visit": func(from string) {
-				for range 9 {
-					visit(from)
-				}
-			},
-			"leave": func(string) { // who came first
-				clients[0].Close()
-				clients = clients[1:]
-			},
-			"hear": func(who string) { // who came last, or so many before
-				before := 0
-				fmt.Sscan(who, &before)
-				hear(s.Log, clients[len(clients)-1-before], "")
-			},
-			"trouble": func(what string) {
-				d.errno.Store(map[string]uintptr{"EMFILE": uintptr(syscall.EMFILE), "ENFILE": uintptr(syscall.ENFILE)}[what])
-				select {
-				case d.conns <- nil: // if it waits in Accept
-				default:
-				}
-			},
-			"close": func(string) { d.close() },
-			"end": func(string) {
-				start := time.Now()
-				cancel()
-				<-ended
-				if took := time.Since(start); took > 0 {
-					t.Errorf("Serve ended after %v", took)
-				}
-			},
-		})
-		go func() { s.Wait(); waited <- staying.Load() }()
-		for _, client := range clients {
-			synctest.Wait()
-			client.Close()
-		}
-		if n := <-waited; n > 0 || len(s.from) > 0 || s.all.size > 0 || d.closed.Err() == nil {
-			t.Errorf("after Wait %d stay, %d are counted, by address %v; closed: %v", n, s.all.size, s.from, d.closed.Err())
-		}
-	})
-	return d
+// fail makes Accept return an error from now on, or work again if errno is 0.
+func (s *testServer) fail(errno syscall.Errno) {
+	s.errno.Store(uintptr(errno))
+	select {
+	case s.incoming <- nil: // if Accept waits
+	default:
+	}
 }
 
-// What the console says of trouble, and of 10.0.0.7.
+// addrConn is a connection from a network address.
+type addrConn struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c *addrConn) RemoteAddr() net.Addr { return c.addr }
+
+// connect connects n clients from an IP address, or without one if it is "". It checks what each is told.
+func (s *testServer) connect(n int, ip, want string) {
+	s.t.Helper()
+	for range n {
+		near, far := net.Pipe()
+		conn := &addrConn{Conn: near}
+		if ip != "" {
+			conn.addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1))
+		}
+		s.incoming <- conn
+		s.clients = append(s.clients, far)
+		told := make([]byte, 100)
+		n, _ := far.Read(told)
+		if string(told[:n]) != want {
+			s.t.Errorf("%s is told %q, want %q", ip, told[:n], want)
+		}
+	}
+}
+
+// disconnect hangs up clients, one after the other.
+func (s *testServer) disconnect(clients ...net.Conn) {
+	for _, c := range clients {
+		c.Close()
+		synctest.Wait()
+	}
+}
+
+// wantLog checks the lines that were logged since the last call.
+func (s *testServer) wantLog(lines ...string) {
+	s.t.Helper()
+	synctest.Wait()
+	want := strings.Join(append(lines, ""), "\n")
+	if got := s.logged.String(); got != want {
+		s.t.Errorf("logged %q, want %q", got, want)
+	}
+	s.logged.Reset()
+}
+
+// stop checks that Serve returns immediately, and Wait when the last client has hung up, and that all slots are free
+// then.
+func (s *testServer) stop() {
+	s.t.Helper()
+	start := time.Now()
+	s.cancel()
+	<-s.served
+	if took := time.Since(start); took > 0 {
+		s.t.Errorf("Serve returned after %v", took)
+	}
+	waiting := async(func() (string, error) { s.Wait(); return "", nil })
+	for _, c := range s.clients {
+		if synctest.Wait(); len(waiting) > 0 != (s.all.size == 0 && len(s.refusing) == 0) {
+			s.t.Error("Wait has returned too early, or too late")
+		}
+		s.disconnect(c)
+	}
+	wantResult(s.t, waiting, "")
+	if len(s.from) > 0 || s.closed.Err() == nil {
+		s.t.Errorf("connections are counted, %v, or the listener is open", s.from)
+	}
+}
+
+// What the log says, and what refused clients are told.
 const (
-	noFiles = " | cannot accept terminals: accept tcp: too many open files; trying again, those connected go on"
-	over    = " | accepting terminals again"
-	full    = " | the server is full: 1 terminals, the most of them (1) from 10.0.0.7"
-	room    = " | there is room again"
-	many    = " | too many terminals from 10.0.0.7: 1; further ones are refused"
-	again   = " | terminals from 10.0.0.7 are let in again"
+	emfile = "cannot accept connections: accept tcp: too many open files; raise the limit (ulimit -n); " +
+		"retrying, connected clients are not affected"
+	enfile = "cannot accept connections: accept tcp: too many open files in system; " +
+		"retrying, connected clients are not affected"
+	acceptingAgain = "accepting connections again"
+	fullLog        = "the server is full: %d connections, up to %d from one address (%s)"
+	notFullLog     = "the server is no longer full"
+	addressLog     = "too many connections from %s (%d); refusing more"
+	againLog       = "accepting connections from %s again"
+	full           = "the server is full"
+	addressFull    = "too many connections from one address"
 )
 
-// After an error Accept is tried again in 5 ms, then after twice as long each time,
-// up to a second; that starts anew once a connection has been accepted, or the trouble is over.
+// After an error, Accept is retried in 5 ms, then after twice as long each time, up to a second. A connection resets
+// that, and so does a second without an error.
 func TestBackoff(t *testing.T) {
-	d := serve(t, 0, 0, `
-		trouble EMFILE`+noFiles+`
-		wait 4s, trouble over, wait 1s, come pipe | loopback
-		trouble EMFILE, wait 50ms, trouble over
-		wait 1030ms`+over+`
-		trouble EMFILE, wait 50ms`+noFiles)
-	want := []int64{0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275, 4275, 5000,
-		5005, 5015, 5035, 5075, 6075, 6085, 6095, 6115, 6130}
-	if !slices.Equal(d.tries, want) {
-		t.Errorf("Accept was called at %v, want %v", d.tries, want)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 0, 0)
+		defer s.stop()
+		s.fail(syscall.EMFILE)
+		s.wantLog(emfile)
+		time.Sleep(4 * time.Second)
+		s.fail(0)
+		time.Sleep(time.Second)
+		s.connect(1, "", "loopback")
+		s.fail(syscall.EMFILE)
+		time.Sleep(50 * time.Millisecond)
+		s.fail(0)
+		time.Sleep(1030 * time.Millisecond)
+		s.wantLog(acceptingAgain)
+		s.fail(syscall.EMFILE)
+		time.Sleep(50 * time.Millisecond)
+		s.wantLog(emfile)
+		want := []int64{0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275, 4275, 5000,
+			5005, 5015, 5035, 5075, 6075, 6085, 6095, 6115}
+		if !slices.Equal(s.accepts[:len(want)], want) {
+			t.Errorf("Accept was called at %v, want %v", s.accepts, want)
+		}
+	})
 }
 
-// Trouble is said once, however long it lasts, and once again when it is over: when a second has passed without an error.
-func TestTroubleIsSaidOnce(t *testing.T) {
-	// A connection and trouble again within a second is the same trouble. It is over a second after the next try, 275 ms
-	// from then, whether somebody comes or not.
-	script := func(somebody string) string {
-		return `
-			come pipe, wait 1h | loopback
-			trouble EMFILE, wait 1h` + noFiles + `
-			trouble over, wait 1s, come pipe, trouble ENFILE, wait 10s | loopback
-			trouble over, wait 500ms` + somebody + `
-			wait 774999999ns
-			wait 1ns` + over
-	}
-	serve(t, 0, 0, script("")+script(", come pipe | loopback"))
+// Errors of Accept are logged once, however long they last, and once more when there was none for a second, whether or
+// not a client connects meanwhile. After that, a listener that nobody visits for hours waits in one call of Accept.
+func TestAcceptErrorsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 0, 0)
+		defer s.stop()
+		for _, visited := range []bool{false, true} {
+			s.fail(syscall.ENFILE)
+			time.Sleep(time.Hour)
+			s.fail(0)
+			time.Sleep(time.Second)
+			s.connect(1, "", "loopback")
+			s.fail(syscall.EMFILE) // within a second
+			time.Sleep(10 * time.Second)
+			s.wantLog(enfile)
+			s.fail(0)
+			time.Sleep(500 * time.Millisecond)
+			if visited {
+				s.connect(1, "", "loopback")
+			}
+			time.Sleep(775*time.Millisecond - time.Nanosecond) // the last retry was 275 ms after the end of the errors
+			s.wantLog()
+			time.Sleep(time.Nanosecond)
+			s.wantLog(acceptingAgain)
+			calls := len(s.accepts)
+			time.Sleep(10 * time.Hour)
+			if len(s.accepts) > calls {
+				t.Fatalf("Accept returned %d times while nobody connected", len(s.accepts)-calls)
+			}
+			s.connect(1, "", "loopback")
+		}
+	})
 }
 
-// Neither the end of its context nor somebody else who closes the listener is trouble, and conversations go on. Some may
-// end while others begin.
-func TestServeEnds(t *testing.T) {
-	serve(t, 0, 0, "nine-visit 10.0.0.7"+strings.Repeat(" | 10.0.0.7", 9))
-	serve(t, 0, 1, "come 10.0.0.7, close, hear | 10.0.0.7")
-	serve(t, 0, 1, "come 10.0.0.7, end, hear | 10.0.0.7")
+// Serve returns when the listener is closed. The connections stay.
+func TestListenerClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 0, 0)
+		defer s.stop()
+		s.connect(2, "10.0.0.7", "10.0.0.7")
+		s.Close()
+		<-s.served
+		s.wantLog()
+		if s.all.size != 2 {
+			t.Errorf("%d connections are left, want 2", s.all.size)
+		}
+	})
 }
 
-// Max conversations are had at once, and MaxPerAddress with one network address, loopback and what is no IP address not
-// counted. Who has the most places is named, whoever is refused.
+// MaxConns limits all connections, MaxPerAddress those from one IPv4 address or IPv6 /64, except loopback and
+// connections without an IP address. 0 means no limit. The log names the address with the most connections.
 func TestLimits(t *testing.T) {
-	serve(t, 0, 2, `
-		2 times come 10.0.0.7 | 10.0.0.7
-		come ::ffff:10.0.0.7 | too many terminals from 10.0.0.7: 2; further ones are refused | too many
-		come ::ffff:10.0.0.8 | 10.0.0.8
-		come 10.0.0.8 | 10.0.0.8
-		wait 1s, come 10.0.0.8 | too many terminals from 10.0.0.8: 2; further ones are refused | too many
-		2 times come 2001:db8:1:2::1, wait 1s | 2001:db8:1:2::/64
-		come 2001:db8:1:2:ffff:ffff:ffff:ffff | too many terminals from 2001:db8:1:2::/64: 2; further ones are refused | too many
-		2 times come 2001:db8:1:3::1 | 2001:db8:1:3::/64
-		2 times come fe80::1%eth0 | fe80::/64
-		wait 1s, come fe80::2 | too many terminals from fe80::/64: 2; further ones are refused | too many
-		leave`+again+`
-		come 10.0.0.7 | 10.0.0.7
-		come 10.0.0.7 | too many`)
-	serve(t, 5, 1, `
-		2 times come 127.1.2.3 | loopback
-		come ::1, come ::ffff:127.0.0.1, come pipe | loopback | loopback | loopback
-		come pipe | the server is full: 5 terminals, the most of them (5) from loopback | full
-		9 times come pipe | full`)
-	serve(t, 13, 0, `
-		come 2001:db8::1 | 2001:db8::/64
-		5 times come 10.0.0.8 | 10.0.0.8
-		3 times come 10.0.0.7 | 10.0.0.7
-		4 times come 127.0.0.1 | loopback
-		visit 10.0.0.7 | the server is full: 13 terminals, the most of them (5) from 10.0.0.8 | full
-		leave`+room+`
-		leave, wait 1s, come 127.0.0.1 | loopback
-		come 127.0.0.1 | loopback
-		visit 10.0.0.7 | the server is full: 13 terminals, the most of them (6) from loopback | full`)
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 0, 2)
+		defer s.stop()
+		for _, tt := range []struct{ ip, sameNetwork, address string }{
+			{ip: "10.0.0.7", sameNetwork: "::ffff:10.0.0.7", address: "10.0.0.7"},
+			{ip: "::ffff:10.0.0.8", sameNetwork: "10.0.0.8", address: "10.0.0.8"},
+			{ip: "2001:db8:1:2::1", sameNetwork: "2001:db8:1:2:ffff:ffff:ffff:ffff", address: "2001:db8:1:2::/64"},
+			{ip: "2001:db8:1:3::1", sameNetwork: "2001:db8:1:3::1", address: "2001:db8:1:3::/64"},
+			{ip: "fe80::1%eth0", sameNetwork: "fe80::2", address: "fe80::/64"},
+		} {
+			time.Sleep(time.Second)
+			s.connect(2, tt.ip, tt.address)
+			s.connect(1, tt.sameNetwork, addressFull)
+			s.wantLog(fmt.Sprintf(addressLog, tt.address, 2))
+		}
+		for _, ip := range []string{"127.1.2.3", "::1", "::ffff:127.0.0.1", ""} {
+			s.connect(3, ip, "loopback")
+		}
+		s.disconnect(s.clients[0])
+		s.wantLog(fmt.Sprintf(againLog, "10.0.0.7"))
+		s.connect(1, "10.0.0.7", "10.0.0.7")
+		s.connect(1, "10.0.0.7", addressFull)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 13, 0)
+		defer s.stop()
+		s.connect(1, "2001:db8::1", "2001:db8::/64")
+		s.connect(5, "10.0.0.8", "10.0.0.8")
+		s.connect(3, "10.0.0.7", "10.0.0.7")
+		s.connect(4, "127.0.0.1", "loopback")
+		s.connect(3, "10.0.0.7", full)
+		s.wantLog(fmt.Sprintf(fullLog, 13, 5, "10.0.0.8"))
+		s.disconnect(s.clients[:2]...)
+		s.wantLog(notFullLog)
+		time.Sleep(time.Second)
+		s.connect(2, "127.0.0.1", "loopback")
+		s.connect(2, "", full)
+		s.wantLog(fmt.Sprintf(fullLog, 13, 6, "loopback"))
+	})
 }
 
-// A limit, of all or of an address, is said when somebody is refused, once until a tenth of the places is free.
-func TestSaidOnce(t *testing.T) {
-	script := func(refusal, reached, left string) string {
-		return `
-			29 times come 10.0.0.7 | 10.0.0.7
-			wait 1h, visit 10.0.0.7` + reached + refusal + `
-			visit 10.0.0.7` + refusal + `
-			leave, wait 1h, come 10.0.0.7 | 10.0.0.7
-			visit 10.0.0.7` + refusal + `
-			leave
-			leave` + left + `
-			27 times leave`
-	}
-	all := script(" | full", " | the server is full: 29 terminals, the most of them (29) from 10.0.0.7", room)
-	serve(t, 29, 0, all+all)
-	one := script(" | too many", " | too many terminals from 10.0.0.7: 29; further ones are refused", again)
-	serve(t, 0, 29, one+one)
+// The log says when a limit is reached and when it no longer is. It says the former at most once a second, and the
+// latter only after the former.
+func TestLimitsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 3, 1)
+		defer s.stop()
+		s.connect(1, "10.0.0.7", "10.0.0.7")
+		for range 3 {
+			s.connect(2, "10.0.0.7", addressFull)
+			time.Sleep(time.Hour)
+		}
+		s.wantLog(fmt.Sprintf(addressLog, "10.0.0.7", 1))
+		s.connect(2, "", "loopback")
+		s.connect(1, "10.0.0.8", full)
+		s.wantLog(fmt.Sprintf(fullLog, 3, 2, "loopback"))
+		time.Sleep(time.Second - time.Nanosecond)
+		for range 9 { // clients come and go
+			s.disconnect(s.clients[len(s.clients)-2])
+			s.connect(1, "", "loopback")
+			s.connect(1, "10.0.0.8", full)
+		}
+		s.wantLog(notFullLog)
+		time.Sleep(time.Nanosecond)
+		s.connect(2, "10.0.0.8", full)
+		s.wantLog(fmt.Sprintf(fullLog, 3, 2, "loopback"))
+		s.disconnect(s.clients[0])
+		s.wantLog(notFullLog, fmt.Sprintf(againLog, "10.0.0.7"))
+		s.connect(1, "10.0.0.8", "10.0.0.8")
+		s.connect(1, "10.0.0.8", addressFull) // within a second of another limit
+		s.disconnect(s.clients[len(s.clients)-2])
+		s.wantLog()
+	})
 }
 
-// From however many addresses too many come, that is said at most once a second. What was not said is not over.
-func TestManyAddresses(t *testing.T) {
-	serve(t, 0, 1, `
-		come 10.0.0.7 | 10.0.0.7
-		visit 10.0.0.7`+many+` | too many
-		come 10.0.0.8 | 10.0.0.8
-		visit 10.0.0.8 | too many
-		come 10.0.0.9 | 10.0.0.9
-		wait 1s, visit 10.0.0.7 | too many
-		visit 10.0.0.9 | too many terminals from 10.0.0.9: 1; further ones are refused | too many
-		visit 10.0.0.8 | too many
-		leave`+again+`
-		leave, leave | terminals from 10.0.0.9 are let in again`)
-}
-
-// However fast the same come and go, each limit is said at most once a second. That of an address counts first.
-func TestComeAndGo(t *testing.T) {
-	const silent = `
-		come 10.0.0.7, visit 10.0.0.7, visit 10.0.0.8, leave | 10.0.0.7 | too many | full
-	`
-	const second = silent + "wait 999999999ns" + silent + "wait 1ns"
-	const fullFirst = `
-		come 10.0.0.7, visit 10.0.0.8 | 10.0.0.7` + full + ` | full
-		visit 10.0.0.7, leave` + many + ` | too many` + room + again + second
-	const manyFirst = `
-		come 10.0.0.7, visit 10.0.0.7 | 10.0.0.7` + many + ` | too many
-		visit 10.0.0.8, leave` + full + ` | full` + room + again + second
-	serve(t, 1, 1, fullFirst+manyFirst+fullFirst)
-}
-
-// A thousand are being refused at once; who comes to a full server then waits, and is seen to once one of them is gone.
-// Nobody waits for too many from another address: past a thousand of them they are let go without a word.
-func TestMaxRefusals(t *testing.T) {
-	serve(t, 1, 0, `
-		come 10.0.0.7 | 10.0.0.7
-		come 10.0.0.7`+full+` | full
-		999 times come 10.0.0.7 | full
-		come 10.0.0.7, hear
-		leave`+room+`
-		leave | full
-		come 10.0.0.7, come 10.0.0.7 | 10.0.0.7
-		end, hear, hear 1 | (the end)`)
-	serve(t, 0, 1, `
-		come 10.0.0.7 | 10.0.0.7
-		come 10.0.0.7`+many+` | too many
-		999 times come 10.0.0.7 | too many
-		come 10.0.0.7, hear, come 10.0.0.8 | (the end) | 10.0.0.8
-		leave, leave`+again+`
-		come 10.0.0.7 | 10.0.0.7
-		come 10.0.0.7 | too many`)
+// While 100 connections are being refused, further ones are closed without a message. Accepting never waits for them.
+func TestRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, 2, 1)
+		defer s.stop()
+		s.connect(1, "10.0.0.7", "10.0.0.7")
+		s.connect(100, "10.0.0.7", addressFull)
+		s.connect(50, "10.0.0.7", "")
+		s.connect(1, "10.0.0.8", "10.0.0.8")
+		s.connect(1, "10.0.0.9", "")
+		s.disconnect(s.clients[1]) // a refused one
+		s.connect(1, "10.0.0.9", full)
+		s.connect(1, "10.0.0.9", "")
+	})
 }

@@ -10,79 +10,75 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// What Listen accepts has the options for peers that nobody can trust.
-func TestListenOptions(t *testing.T) {
-	l, err := Listen("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// socketOption returns the value of a socket option.
+func socketOption(socket syscall.Conn, level, name int) (value int, err error) {
+	raw, err := socket.SyscallConn()
+	if err == nil {
+		raw.Control(func(fd uintptr) { value, err = syscall.GetsockoptInt(int(fd), level, name) })
 	}
-	defer l.Close()
-	ours, _ := tcp(t)
-	listener, _ := l.SyscallConn()
-	accepted, _ := ours.SyscallConn()
+	return value, err
+}
+
+// Connections have the options for untrusted peers. Without TCP_RTO_MAX_MS, TCP_USER_TIMEOUT replaces it.
+func TestListenOptions(t *testing.T) {
+	ours, _ := tcp(t, nil)
 	for _, o := range []struct {
-		of                  syscall.RawConn
 		name                string
 		level, option, want int
 	}{
-		{listener, "SO_PROTOCOL", syscall.SOL_SOCKET, 38, syscall.IPPROTO_TCP},
-		{accepted, "SO_SNDBUF", syscall.SOL_SOCKET, syscall.SO_SNDBUF, 128 << 10},
-		{accepted, "SO_RCVBUF", syscall.SOL_SOCKET, syscall.SO_RCVBUF, 48 << 10},
-		{accepted, "SO_BUF_LOCK", syscall.SOL_SOCKET, 72, 3}, // both buffers stay as they are
-		{accepted, "SO_KEEPALIVE", syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
-		{accepted, "TCP_KEEPIDLE", syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 30},
-		{accepted, "TCP_KEEPINTVL", syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 10},
-		{accepted, "TCP_KEEPCNT", syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 6},
+		{name: "SO_PROTOCOL", level: syscall.SOL_SOCKET, option: 38, want: syscall.IPPROTO_TCP}, // not multipath
+		{name: "SO_SNDBUF", level: syscall.SOL_SOCKET, option: syscall.SO_SNDBUF, want: 128 << 10},
+		{name: "SO_RCVBUF", level: syscall.SOL_SOCKET, option: syscall.SO_RCVBUF, want: 48 << 10},
+		{name: "SO_BUF_LOCK", level: syscall.SOL_SOCKET, option: 72, want: 3}, // neither buffer grows
+		{name: "SO_KEEPALIVE", level: syscall.SOL_SOCKET, option: syscall.SO_KEEPALIVE, want: 1},
+		{name: "TCP_KEEPIDLE", level: syscall.IPPROTO_TCP, option: syscall.TCP_KEEPIDLE, want: 30},
+		{name: "TCP_KEEPINTVL", level: syscall.IPPROTO_TCP, option: syscall.TCP_KEEPINTVL, want: 10},
+		{name: "TCP_KEEPCNT", level: syscall.IPPROTO_TCP, option: syscall.TCP_KEEPCNT, want: 6},
 	} {
-		o.of.Control(func(fd uintptr) {
-			if got, err := syscall.GetsockoptInt(int(fd), o.level, o.option); got != o.want || err != nil {
-				t.Errorf("%s is %d, %v; want %d", o.name, got, err, o.want)
-			}
-		})
-	}
-	accepted.Control(func(fd uintptr) {
-		most, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, 44) // TCP_RTO_MAX_MS, from Linux 6.15 on
-		patience, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, 18)
-		if (most != 4000 || patience != 0) && (err == nil || patience != 50_000) {
-			t.Errorf("it is repeated after %d ms at most, %v, and given up after %d ms", most, err, patience)
+		if got, err := socketOption(ours, o.level, o.option); got != o.want || err != nil {
+			t.Errorf("%s is %d, %v; want %d", o.name, got, err, o.want)
 		}
-	})
-	if _, err := Listen("127.0.0.1:nonsense"); err == nil {
-		t.Error("listening on nonsense")
 	}
-	file, _ := os.Stdin.SyscallConn() // is no TCP socket
-	if err := listenConfig().Control("", "", file); err == nil {
+	interval, err := socketOption(ours, syscall.IPPROTO_TCP, tcpRTOMax)
+	timeout, _ := socketOption(ours, syscall.IPPROTO_TCP, tcpUserTimeout)
+	if (interval != 4000 || timeout != 0) && (err == nil || timeout != 50_000) {
+		t.Errorf("TCP_RTO_MAX_MS is %d, %v, and TCP_USER_TIMEOUT %d", interval, err, timeout)
+	}
+	if _, err := Listen("127.0.0.1:nonsense"); err == nil {
+		t.Error("no error for an invalid address")
+	}
+	file, _ := os.Stdin.SyscallConn() // not a TCP socket
+	if err := setOptions("", "", file); err == nil {
 		t.Error("no error for options that cannot be set")
 	}
 }
 
-// A connection that waits for a line uses so little stack that one of 2 KiB, of which Go keeps 928 bytes for itself, is
-// enough, and few bytes besides. An announcement is made up once, and costs no memory for each member.
+// A connection that waits for a line fits into a stack of 2 KiB, of which Go reserves 928 bytes, and needs less than
+// 1 KiB of other memory.
 func TestIdleIsSmall(t *testing.T) {
 	const conns = 200
-	w := crew(t, 1)
+	w := newPool(t, 1)
 	var ours, peers [conns]net.Conn
 	for i := range conns {
-		ours[i], peers[i] = tcp(t)
+		ours[i], peers[i] = tcp(t, nil)
 	}
 	memory := func() (stack, heap int) {
 		runtime.GC()
-		runtime.GC() // for what the first one has given back
+		runtime.GC() // frees what the first call has released
 		used := []metrics.Sample{{Name: "/gc/scan/stack:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
 		metrics.Read(used)
 		return int(used[0].Value.Uint64()), int(used[1].Value.Uint64())
 	}
 	stackBefore, heapBefore := memory()
-	var all [conns]*Conn
 	for i, peer := range peers {
 		c := w.NewConn(ours[i])
-		all[i] = c
 		go func() {
 			c.Tell("question")
 			for _, err := c.ReadLine(); err == nil; _, err = c.ReadLine() {
@@ -93,67 +89,154 @@ func TestIdleIsSmall(t *testing.T) {
 		io.ReadFull(peer, make([]byte, len("questionanswer")))
 	}
 	stack, heap := memory()
-	if stack, heap = (stack-stackBefore)/conns, (heap-heapBefore)/conns; stack > 1000 || heap > 1000 {
-		t.Errorf("each has %d bytes on the stack and %d others, want 1000 at most", stack, heap)
-	}
-	g := NewGroup(time.Hour)
-	for _, c := range all[:50] {
-		g.Add(c)
-	}
-	announce := func() {
-		g.Announce(NewNotice([]byte("winning validator")), nil)
-		for _, c := range all[:50] {
-			c.Flush()
-		}
-	}
-	if allocated := testing.AllocsPerRun(20, announce); allocated > 25 {
-		t.Errorf("an announcement to 50 members allocates %v times", allocated)
+	stack, heap = (stack-stackBefore)/conns, (heap-heapBefore)/conns
+	if stack > 1000 || heap > 1000 {
+		t.Errorf("a connection takes %d bytes of stack and %d others, want at most 1000 of each", stack, heap)
 	}
 }
 
-// Bytes that leave the send queue are progress, even if the kernel takes no more yet.
-func TestPatienceSeesQueue(t *testing.T) {
+// Bytes that leave the send buffer are progress, even if the kernel accepts no more yet.
+func TestProgressInSendBuffer(t *testing.T) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	syscall.SetNonblock(pair[0], true)
-	for err == nil { // until it is full
+	for err == nil { // until the buffer is full
 		_, err = syscall.Write(pair[0], make([]byte, 4<<10))
 	}
-	queue, taker := os.NewFile(uintptr(pair[0]), "queue"), os.NewFile(uintptr(pair[1]), "taker")
-	synctest.Test(t, func(t *testing.T) { // with a peer that takes nothing, but whose queue shrinks
-		c := pipe(t, crew(t, 1)).conn
-		c.raw, _ = queue.SyscallConn()
+	buffer, reader := os.NewFile(uintptr(pair[0]), "buffer"), os.NewFile(uintptr(pair[1]), "reader")
+	synctest.Test(t, func(t *testing.T) {
+		c := newPipeConn(t, newPool(t, 1)) // with a peer that reads nothing, and the buffer of another connection
+		c.raw, _ = buffer.SyscallConn()
 		c.Tell("hello")
 		for range 3 {
-			time.Sleep(24999 * time.Millisecond)
-			io.ReadFull(taker, make([]byte, 32<<10))
+			time.Sleep(25 * time.Second)
+			io.ReadFull(reader, make([]byte, 32<<10))
 		}
-		c.Tell("hello") // is no progress
+		c.Tell("hello") // is not progress
 		start := time.Now()
-		mustAsk(t, c, "", ErrStalled)
-		if took := time.Since(start); took < 30*time.Second || took > 31*time.Second {
-			t.Errorf("it was cut off after %v, want 30 s", took)
+		wantErr(t, c.Conn, nil)
+		_, err := c.ReadLine()
+		if took := time.Since(start); err != ErrStalled || took < 29*time.Second || took > 31*time.Second {
+			t.Errorf("disconnected after %v: %v; want 30 s", took, err)
 		}
 	})
 }
 
-// A peer that is gone without a word is noticed within a minute of the first thing sent to it, and within two minutes of
-// silence. (It takes two minutes.)
+// smallBuffer limits the receive buffer of a peer to the minimum.
+func smallBuffer(_, _ string, raw syscall.RawConn) error {
+	return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+}
+
+// shortTimeout is a StallTimeout for real sockets.
+const shortTimeout = 2 * time.Second
+
+// suspendedConn is a connection of a process that is suspended once, in a Write.
+type suspendedConn struct {
+	*net.TCPConn
+	once sync.Once
+}
+
+func (c *suspendedConn) Write(p []byte) (int, error) {
+	c.once.Do(func() { time.Sleep(2 * shortTimeout) })
+	return c.TCPConn.Write(p)
+}
+
+// A peer that reads slowly but steadily stays connected, and nobody is disconnected for time in which the process was
+// suspended. A peer that reads nothing is disconnected. At most half a MiB is held for it, however much is sent.
+func TestSlowPeers(t *testing.T) {
+	t.Parallel()
+	w := newPool(t, 1)
+	w.StallTimeout = shortTimeout
+	large := NewNotice(make([]byte, 4<<20)) // more than the kernel holds
+	ours, slowPeer := tcp(t, smallBuffer)
+	slow := w.NewConn(ours)
+	ours, suspendedPeer := tcp(t, nil)
+	suspended := w.NewConn(&suspendedConn{TCPConn: ours})
+	ours, stalledPeer := tcp(t, smallBuffer)
+	stalled := w.NewConn(ours)
+	ours, fullPeer := tcp(t, smallBuffer)
+	full := w.NewConn(ours)
+	for _, c := range []*Conn{slow, suspended, stalled} {
+		c.Show(large)
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for range 100 { // 10 KB/s, for longer than the timeout
+			io.ReadFull(slowPeer, make([]byte, 500))
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	reading.Go(func() {
+		time.Sleep(2*shortTimeout + shortTimeout/10) // until shortly after the process was suspended
+		if n, err := io.CopyN(io.Discard, suspendedPeer, 4<<20); err != nil {
+			t.Errorf("the peer of a suspended process got %d bytes, %v", n, err)
+		}
+	})
+	pending := 0
+	for ; full.Err() == nil; pending += 1000 {
+		full.Tell("%01000d", 0)
+		time.Sleep(time.Millisecond) // until the kernel has accepted what it can
+	}
+	if pending < MaxPending || pending > 512<<10 {
+		t.Errorf("%d bytes were pending for a peer that read nothing", pending)
+	}
+	reading.Wait()
+	wantErr(t, slow, nil)
+	wantErr(t, suspended, nil)
+	stalled.Flush()
+	wantErr(t, stalled, ErrStalled)
+	wantErr(t, full, ErrStalled)
+	for _, peer := range []net.Conn{stalledPeer, fullPeer} {
+		if _, err := io.Copy(io.Discard, peer); !errors.Is(err, syscall.ECONNRESET) { // the kernel holds nothing for it
+			t.Errorf("a stalled peer gets %v, want a reset", err)
+		}
+	}
+	slow.CloseNow()
+	suspended.CloseNow()
+}
+
+// A peer that reads some bytes every 8 s through the smallest window stays connected. (This takes 80 s.)
+func TestSmallWindow(t *testing.T) {
+	if os.Getenv("LINECONN_SLOW") == "" {
+		t.Skip("LINECONN_SLOW is not set")
+	}
+	t.Parallel()
+	ours, peer := tcp(t, smallBuffer)
+	if _, err := socketOption(ours, syscall.IPPROTO_TCP, tcpRTOMax); err != nil {
+		t.Skip("without TCP_RTO_MAX_MS, before Linux 6.15, the kernel may disconnect slow peers: ", err)
+	}
+	c := newPool(t, 1).NewConn(ours)
+	for range 10 {
+		c.Tell("%s", strings.Repeat("x", 20<<10))
+		time.Sleep(8 * time.Second)
+		peer.Read(make([]byte, 8<<10))
+	}
+	wantErr(t, c, nil)
+	c.CloseNow()
+}
+
+// A peer that vanishes is noticed within a minute of the first message sent to it, and within two minutes of silence.
+// (This takes two minutes, and needs root for its network namespaces.)
 func TestVanish(t *testing.T) {
 	if os.Getenv("LINECONN_SLOW") == "" {
 		t.Skip("LINECONN_SLOW is not set")
 	}
 	t.Parallel()
-	const cable, sleep = "ip link set veth1 down", "ip addr del 10.99.0.2/24 dev veth1" // a cable, a machine that sleeps
+	const unplug, suspend = "ip link set veth1 down", "ip addr del 10.99.0.2/24 dev veth1" // as a suspended machine
 	for _, tt := range []struct {
-		vanish, words string
-		most          time.Duration
-	}{{cable, "", 2 * time.Minute}, {sleep, "", 2 * time.Minute}, {cable, "hello", time.Minute}, {sleep, "hello", time.Minute}} {
-		t.Run(fmt.Sprintf("%s, told %q", tt.vanish, tt.words), func(t *testing.T) {
+		vanish, text string
+		limit        time.Duration
+	}{
+		{vanish: unplug, limit: 2 * time.Minute},
+		{vanish: unplug, text: "hello", limit: time.Minute},
+		{vanish: suspend, limit: 2 * time.Minute},
+		{vanish: suspend, text: "hello", limit: time.Minute},
+	} {
+		t.Run(tt.vanish+tt.text, func(t *testing.T) {
 			t.Parallel()
-			runtime.LockOSThread() // to the end: the thread, and the network it is in, end with the goroutine
+			runtime.LockOSThread() // never unlocked: the thread and its namespace end with the goroutine
 			unshare := func() {
 				if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
 					t.Skip("no network namespace: ", err)
@@ -172,7 +255,7 @@ func TestVanish(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			unshare() // from here on the thread is where the peer is
+			unshare() // from here on, the thread is in the peer's namespace
 			sh(fmt.Sprintf(`here=/proc/%d/fd/%d
 				ip link add veth1 type veth peer name veth0 netns $here
 				nsenter --net=$here sh -ec "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up"
@@ -182,47 +265,15 @@ func TestVanish(t *testing.T) {
 			if err := errors.Join(err, dialErr); err != nil {
 				t.Fatal(err)
 			}
-			c := crew(t, 1).NewConn(ours)
+			c := newPool(t, 1).NewConn(ours)
 			sh(tt.vanish)
 			start := time.Now()
-			c.Tell("%s", tt.words)
+			c.Tell("%s", tt.text)
 			c.ReadLine()
 			took := time.Since(start)
-			if t.Logf("noticed after %v: %v", took, c.Err()); took > tt.most {
-				t.Errorf("it took more than %v", tt.most)
+			if t.Logf("noticed after %v: %v", took, c.Err()); took > tt.limit {
+				t.Errorf("it took more than %v", tt.limit)
 			}
 		})
 	}
-}
-
-// A peer that takes some every 8 s, through the smallest of windows, is not given up (from Linux 6.15 on).
-func TestSlowReader(t *testing.T) {
-	if os.Getenv("LINECONN_SLOW") == "" {
-		t.Skip("LINECONN_SLOW is not set")
-	}
-	t.Parallel()
-	l, err := Listen("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
-	}}
-	peer, dialErr := dialer.Dial("tcp", l.Addr().String())
-	ours, err := l.Accept()
-	if err := errors.Join(err, dialErr); err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	c := crew(t, 1).NewConn(ours)
-	for range 10 {
-		c.Tell("%s", strings.Repeat("x", 20<<10))
-		time.Sleep(8 * time.Second)
-		peer.Read(make([]byte, 8<<10))
-	}
-	if err := c.Err(); err != nil {
-		t.Error(err)
-	}
-	c.CloseNow()
 }

@@ -2,23 +2,13 @@
 
 package lineconn
 
-import (
-	"net"
-	"syscall"
-)
+import "syscall"
 
-// listenConfig has the keep-alive set for each connection that is accepted. The kernel's buffers stay as they are.
-func listenConfig() net.ListenConfig {
-	return net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
-	}}
-}
+// setOptions sets nothing. The kernel's buffers keep their default sizes.
+func setOptions(network, address string, raw syscall.RawConn) error { return nil }
 
-// newTryWrite makes a tryWrite that leaves all to patient writes, so that each message takes a goroutine for as long as
-// it is written.
-func newTryWrite() tryWrite {
-	return func(syscall.RawConn, []byte) int { return 0 }
-}
+// writeNow writes nothing, so that blocking writes do everything. Each message takes a goroutine while it is written.
+func writeNow(raw syscall.RawConn, p []byte) int { return 0 }
 
-// unsentBytes is unknown here.
-func unsentBytes(syscall.RawConn) int { return 0 }
+// unsentBytes returns 0, because the number is unknown.
+func unsentBytes(raw syscall.RawConn) int { return 0 }

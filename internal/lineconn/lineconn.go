@@ -116,7 +116,7 @@ type Conn struct {
 	due    time.Time // of the next broadcast
 
 	mu      sync.Mutex // guards the fields below; never held while waiting
-	changed sync.Cond  // signals changes of writing, ended and err
+	changed sync.Cond  // signals that all is written, or that err is set
 	writing bool       // whether pool.ready or a goroutine has taken charge of the pending messages
 	ended   bool       // whether End was called
 	err     error      // why the connection is closed, or nil
@@ -173,7 +173,6 @@ func (c *Conn) enqueue(m *message, last bool) (start bool) {
 	}
 	if last {
 		c.ended = true
-		c.changed.Broadcast()
 		c.net.SetReadDeadline(time.Unix(1, 0)) // ends a Read; Close sets its own deadline later
 	}
 	if m.snapshot {

@@ -106,7 +106,7 @@ func (g *Group) Announce(n *Notice, except *Conn) {
 			ready = append(ready, c)
 		}
 	}
-	start(ready)
+	startWriting(ready)
 }
 
 // Broadcast shows the notice, a snapshot, to the members whose broadcasts are due.

@@ -94,7 +94,7 @@ func TestBroadcast(t *testing.T) {
 	})
 }
 
-// Goroutines may show the same notice at different prompts at the same time. A small notice and the prompt are one part,
+// Goroutines may show one notice at different prompts at the same time. A small notice and its prompt are one part,
 // which one write sends. A large part is never copied.
 func TestNoticeParts(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 16<<10)
@@ -105,26 +105,27 @@ func TestNoticeParts(t *testing.T) {
 		{notice: NewNotice(), parts: 1},
 		{notice: NewNotice([]byte("["), []byte("]")), parts: 1},
 		{notice: NewNotice(large[:8<<10], large[:8<<10-2]), parts: 1},
-		{notice: NewNotice(large), parts: 2},
+		{notice: NewNotice(append(make([][]byte, 0, 9), large)...), parts: 2}, // with room for more parts
 		{notice: NewNotice([]byte("["), large, []byte("]")), parts: 4},
 		{notice: snapshot("[]"), parts: 1},
 	} {
-		text := string(bytes.Join(tt.notice.parts, nil))
+		prompts, messages := [2]string{"A?", "B?"}, [2]*message{}
 		var all sync.WaitGroup
-		for _, prompt := range []string{"A?", "B?"} {
-			all.Go(func() {
-				m := tt.notice.withPrompt(prompt)
-				if got := string(bytes.Join(m.parts, nil)); got != text+prompt || len(m.parts) != tt.parts {
-					t.Errorf("got %d parts with %.100q, want %d with %.100q", len(m.parts), got, tt.parts, text+prompt)
-				}
-				for _, part := range m.parts {
-					if tt.parts > 1 && len(part) == len(large) && &part[0] != &large[0] {
-						t.Error("a large part was copied")
-					}
-				}
-			})
+		for i, prompt := range prompts {
+			all.Go(func() { messages[i] = tt.notice.withPrompt(prompt) })
 		}
 		all.Wait()
+		for i, m := range messages {
+			want := string(bytes.Join(tt.notice.parts, nil)) + prompts[i]
+			if got := string(bytes.Join(m.parts, nil)); got != want || len(m.parts) != tt.parts {
+				t.Errorf("got %d parts with %.100q, want %d with %.100q", len(m.parts), got, tt.parts, want)
+			}
+			for _, part := range m.parts {
+				if tt.parts > 1 && len(part) == len(large) && &part[0] != &large[0] {
+					t.Error("a large part was copied")
+				}
+			}
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ var inputs = []struct{ input, want string }{
 	{input: "", want: ""},
 	{input: "100\n72\n\n  73 \nlast\r", want: "100|72||73|last|"},
 	{input: " \t a  b \t\r\n  \r\n\xfe\x1b[2J\n ", want: "a  b||\xfe\x1b[2J||"},
-	{input: x(64) + "\n" + x(63) + "\n" + x(64), want: x(64) + "|" + x(63) + "|" + x(64) + "|"}, // as long as the buffer
+	{input: x(64) + "\n" + x(63) + "\n" + x(64), want: x(64) + "|" + x(63) + "|" + x(64) + "|"}, // the buffer holds 64
 	{input: x(1024) + "\n" + x(1024) + "\r\n" + x(1024), want: x(1024) + "|" + x(1024) + "|" + x(1024) + "|"},
 	{input: "ok\n" + x(1024) + "\r", want: "ok|" + x(1024) + "|"},
 	{input: x(1025) + "\nok\n" + x(1025) + "\r\n", want: x(1024) + tooLong + "|ok|" + x(1024) + tooLong + "|"},
@@ -62,7 +62,7 @@ func readLines(t *testing.T, input string, sizes []byte) (lines string) {
 	return lines
 }
 
-// FuzzReadLine checks that the lines do not depend on how the input is split, and what the lines of inputs are. (Without
+// FuzzReadLine checks that lines do not depend on how the input is split, and what the lines of inputs are. (Without
 // -fuzzminimizetime 1s, Go spends most of its time on minimizing.)
 func FuzzReadLine(f *testing.F) {
 	known := map[string]string{}
@@ -141,21 +141,33 @@ func TestReadLineWaitsForOutput(t *testing.T) {
 	})
 }
 
-// End makes a waiting ReadLine return, and every later call, even if there is more input.
-func TestReadLineAfterEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newPool(t, 1)
-		waiting, more := newPipeConn(t, w), newPipeConn(t, w)
-		line := async(waiting.ReadLine)
-		go io.WriteString(more.peer, "1\n2\n")
-		wantResult(t, async(more.ReadLine), "1")
-		wantResult(t, line, blocked)
-		waiting.End("")
-		more.End("")
-		wantResult(t, line, ended)
-		for range 2 {
-			wantResult(t, async(waiting.ReadLine), ended)
-			wantResult(t, async(more.ReadLine), ended)
-		}
-	})
+// End, CloseNow and a network error make a waiting ReadLine return, and every later call, even if there is more input.
+func TestReadLineErrors(t *testing.T) {
+	for _, tt := range []struct {
+		cause func(c *pipeConn)
+		want  string
+	}{
+		{cause: func(c *pipeConn) { c.End("") }, want: ended},
+		{cause: func(c *pipeConn) { c.CloseNow() }, want: closed},
+		{cause: func(c *pipeConn) { c.end.Close(); c.Tell("fails") }, want: "(io: read/write on closed pipe)"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newPool(t, 1)
+			waiting, more := newPipeConn(t, w), newPipeConn(t, w)
+			line := async(waiting.ReadLine)
+			go io.WriteString(more.peer, "1\n2\n")
+			wantResult(t, async(more.ReadLine), "1")
+			wantResult(t, line, blocked)
+			tt.cause(waiting)
+			tt.cause(more)
+			wantResult(t, line, tt.want)
+			for range 2 {
+				wantResult(t, async(waiting.ReadLine), tt.want)
+				wantResult(t, async(more.ReadLine), tt.want)
+			}
+			if tt.want != ended {
+				wantResult(t, async(waiting.close), "") // does not wait for End
+			}
+		})
+	}
 }

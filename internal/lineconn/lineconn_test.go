@@ -301,26 +301,6 @@ func TestCloseNow(t *testing.T) {
 	})
 }
 
-// A connection on which reading or writing fails has failed. ReadLine returns the error every time, and Close does not
-// wait for End.
-func TestFailure(t *testing.T) {
-	for _, text := range []string{"", "hello"} {
-		synctest.Test(t, func(t *testing.T) {
-			c := newPipeConn(t, newPool(t, 1))
-			c.end.Close() // makes reading and writing fail
-			if text != "" {
-				c.Tell("%s", text)
-				wantResult(t, async(c.flush), "")
-				wantErr(t, c.Conn, io.ErrClosedPipe)
-			}
-			for range 2 {
-				wantResult(t, async(c.ReadLine), "(io: read/write on closed pipe)")
-			}
-			wantResult(t, async(c.close), "")
-		})
-	}
-}
-
 // tcp returns both ends of a connection that Listen made on 127.0.0.1. control, which may be nil, sets options of the
 // peer. The peer's deadline keeps a failing test from hanging.
 func tcp(t *testing.T, control func(network, address string, raw syscall.RawConn) error) (ours, peer *net.TCPConn) {
@@ -375,7 +355,7 @@ func TestLastMessageArrives(t *testing.T) {
 	}
 }
 
-// Each peer gets whole messages, in the order of each sender. Of every three connections, one is ended and one is closed
+// Each peer gets whole messages, in the order of each sender. Of every three connections, one is ended and one closed
 // while goroutines send: only these may miss messages, and only the last ones.
 func TestManySenders(t *testing.T) {
 	const conns, senders, messages = 18, 6, 100

@@ -153,43 +153,27 @@ const (
 		"retrying, connected clients are not affected"
 	enfile = "cannot accept connections: accept tcp: too many open files in system; " +
 		"retrying, connected clients are not affected"
-	acceptingAgain = "accepting connections again"
-	fullLog        = "the server is full: %d connections, up to %d from one address (%s)"
-	notFullLog     = "the server is no longer full"
-	addressLog     = "too many connections from %s (%d); refusing more"
-	againLog       = "accepting connections from %s again"
-	full           = "the server is full"
-	addressFull    = "too many connections from one address"
+	fullLog     = "the server is full: %d connections, up to %d from one address (%s)"
+	notFullLog  = "the server is no longer full"
+	addressLog  = "too many connections from %s (%d); refusing more"
+	againLog    = "accepting connections from %s again"
+	full        = "the server is full"
+	addressFull = "too many connections from one address"
 )
 
 // After an error, Accept is retried in 5 ms, then after twice as long each time, up to a second. A connection resets
-// that, and so does a second without an error.
-func TestBackoff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := serve(t, 0, 0)
-		defer s.stop()
-		s.fail(syscall.EMFILE, 0, 5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000)
-		s.connect(1, "", "loopback")
-		s.fail(syscall.EMFILE, 0, 5, 10, 20)
-		time.Sleep(40*time.Millisecond + time.Second)
-		s.wantLog(emfile, acceptingAgain)
-		s.fail(syscall.EMFILE, 0, 5, 10)
-		s.wantLog(emfile)
-	})
-}
-
-// Errors of Accept are logged once, however long they last, and once more when there was none for a second, whether or
-// not a client connects meanwhile. After that, a listener that nobody visits for hours waits in one call of Accept.
-func TestAcceptErrorsLoggedOnce(t *testing.T) {
+// that. Errors are logged once, and once more when there was none for a second, whether or not a client connects. After
+// that, a listener that nobody visits for hours waits in one call of Accept.
+func TestAcceptErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := serve(t, 0, 0)
 		defer s.stop()
 		for _, visited := range []bool{false, true} {
-			s.fail(syscall.ENFILE, 0, 5, 10)
-			time.Sleep(900 * time.Millisecond)
+			s.fail(syscall.EMFILE, 0, 5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000)
+			time.Sleep(1900 * time.Millisecond)
 			s.connect(1, "", "loopback")
-			s.fail(syscall.EMFILE, 0, 5) // within a second
-			s.wantLog(enfile)
+			s.fail(syscall.ENFILE, 0, 5) // within a second after the last retry
+			s.wantLog(emfile)
 			time.Sleep(500 * time.Millisecond)
 			if visited {
 				s.connect(1, "", "loopback")
@@ -197,16 +181,17 @@ func TestAcceptErrorsLoggedOnce(t *testing.T) {
 			time.Sleep(510*time.Millisecond - time.Nanosecond) // the last retry is after 10 ms
 			s.wantLog()
 			time.Sleep(time.Nanosecond)
-			s.wantLog(acceptingAgain)
+			s.wantLog("accepting connections again")
 			calls := s.calls
 			time.Sleep(10 * time.Hour)
 			if s.calls > calls {
 				t.Fatalf("Accept returned %d times while nobody connected", s.calls-calls)
 			}
-			s.connect(1, "", "loopback")
 		}
+		s.fail(syscall.ENFILE, 0, 5)
+		s.wantLog(enfile)
 		s.Close() // is not an error, and ends Serve
-		synctest.Wait()
+		time.Sleep(time.Second)
 		if s.wantLog(); len(s.served) == 0 || s.all.size == 0 {
 			t.Error("Serve has not returned, or the connections have ended")
 		}

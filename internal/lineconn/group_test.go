@@ -129,15 +129,20 @@ func TestNoticeParts(t *testing.T) {
 	}
 }
 
-// A snapshot shows the newest texts, and never changes. It shares the texts with the feed, which frees old texts.
+// A snapshot shows the newest texts, and never changes. It shares the texts with the feed, which frees old texts, but
+// seldom copies many.
 func TestFeed(t *testing.T) {
 	for limit, shown := range map[int]int{20: 20, 1: 1, 3: 3, 0: 100} {
 		f := NewFeed("\n[", "]\n", limit)
 		var texts []string
 		var snapshots []*Notice
+		copies, last := 0, new(byte) // last is the last byte of the memory of the texts
 		for n := range 100 {
 			texts = append(texts, fmt.Sprint(n+1000, strings.Repeat("x", 16<<10)))
 			f.Add([]byte(texts[n]))
+			if memory := f.texts[:cap(f.texts)]; &memory[len(memory)-1] != last {
+				copies, last = copies+1, &memory[len(memory)-1]
+			}
 			snapshots = append(snapshots, f.Snapshot())
 			if part := snapshots[n].parts[1]; &part[0] != &f.texts[0] {
 				t.Error("the texts of a snapshot are copied")
@@ -149,8 +154,8 @@ func TestFeed(t *testing.T) {
 				t.Errorf("limit %d: snapshot %d is %.100q, want %.100q", limit, n, text, want)
 			}
 		}
-		if len(f.sizes) > shown || cap(f.texts) > 3*shown*(17<<10) {
-			t.Errorf("limit %d: the feed holds %d texts in %d bytes", limit, len(f.sizes), cap(f.texts))
+		if len(f.sizes) > shown || cap(f.texts) > 3*shown*(17<<10) || copies > 40 && shown >= 20 {
+			t.Errorf("limit %d: %d texts take %d bytes, %d copies", limit, len(f.sizes), cap(f.texts), copies)
 		}
 	}
 }

@@ -134,14 +134,16 @@ func smallBuffer(_, _ string, raw syscall.RawConn) error {
 // shortTimeout is a StallTimeout for real sockets.
 const shortTimeout = 2 * time.Second
 
-// suspendedConn is a connection of a process that is suspended once, in a Write.
+// suspendedConn is a connection of a process that is suspended once, in the fifth blocking write.
 type suspendedConn struct {
 	*net.TCPConn
-	once sync.Once
+	writes int
 }
 
 func (c *suspendedConn) Write(p []byte) (int, error) {
-	c.once.Do(func() { time.Sleep(shortTimeout * 5 / 4) })
+	if c.writes++; c.writes == 5 {
+		time.Sleep(shortTimeout * 5 / 4)
+	}
 	return c.TCPConn.Write(p)
 }
 
@@ -171,7 +173,7 @@ func TestSlowPeers(t *testing.T) {
 		}
 	})
 	reading.Go(func() {
-		time.Sleep(shortTimeout*5/4 + shortTimeout/10) // until shortly after the process was suspended
+		time.Sleep(shortTimeout*5/4 + shortTimeout/2) // until some writes after the process was suspended
 		if n, err := io.CopyN(io.Discard, suspendedPeer, 4<<20); err != nil {
 			t.Errorf("the peer of a suspended process got %d bytes, %v", n, err)
 		}

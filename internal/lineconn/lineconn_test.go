@@ -34,6 +34,15 @@ type pipeConn struct {
 type pipeEnd struct {
 	net.Conn
 	closedWrite bool
+	writing     sync.Mutex
+}
+
+func (e *pipeEnd) Write(p []byte) (int, error) {
+	if !e.writing.TryLock() {
+		panic("two writes at the same time") // would hang in virtual time
+	}
+	defer e.writing.Unlock()
+	return e.Conn.Write(p)
 }
 
 func (e *pipeEnd) CloseWrite() error {

@@ -51,7 +51,9 @@ func serve(t *testing.T, maxConns, maxPerAddress int) *testServer {
 }
 
 func (s *testServer) Accept() (net.Conn, error) {
-	s.calls++
+	if s.calls++; s.calls > 1000 {
+		panic("Serve calls Accept in a loop")
+	}
 	var expired <-chan time.Time
 	if !s.deadline.IsZero() {
 		expired = time.After(time.Until(s.deadline))
@@ -273,6 +275,12 @@ func TestLimitsLoggedOnce(t *testing.T) {
 		s.connect(1, "10.0.0.8", addressFull) // within a second of another limit
 		s.disconnect(s.clients[len(s.clients)-2])
 		s.wantLog()
+		s.connect(1, "10.0.0.8", "10.0.0.8")
+		for range 3 {
+			time.Sleep(time.Hour)
+			s.connect(2, "10.0.0.9", full)
+		}
+		s.wantLog(fmt.Sprintf(fullLog, 3, 2, "loopback"))
 	})
 }
 

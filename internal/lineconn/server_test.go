@@ -19,7 +19,7 @@ import (
 type testServer struct {
 	*Server
 	t        *testing.T
-	logged   strings.Builder
+	logged   *strings.Builder
 	cancel   context.CancelFunc
 	served   chan string     // the result of Serve
 	clients  []net.Conn      // in the order in which they connected
@@ -34,13 +34,13 @@ type testServer struct {
 // serve starts a server with these limits. It tells clients their network address, or why they are refused, and waits
 // until they hang up. Tests must call stop at the end.
 func serve(t *testing.T, maxConns, maxPerAddress int) *testServer {
-	s := &testServer{t: t, conns: make(chan net.Conn), errors: make(chan error)}
+	s := &testServer{t: t, logged: &strings.Builder{}, conns: make(chan net.Conn), errors: make(chan error)}
 	tell := func(conn net.Conn, text string) {
 		io.WriteString(conn, text)
 		conn.Read(make([]byte, 1))
 		conn.Close()
 	}
-	s.Server = &Server{MaxConns: maxConns, MaxPerAddress: maxPerAddress, Log: log.New(&s.logged, "", 0)}
+	s.Server = &Server{MaxConns: maxConns, MaxPerAddress: maxPerAddress, Log: log.New(s.logged, "", 0)}
 	s.Handle = func(conn net.Conn, from netip.Prefix) { tell(conn, name(from)) }
 	s.Refuse = func(conn net.Conn, why error) { tell(conn, why.Error()) }
 	ctx, cancel := context.WithCancel(t.Context())
@@ -130,7 +130,8 @@ func (s *testServer) wantLog(lines ...string) {
 	if got := s.logged.String(); got != want {
 		s.t.Errorf("logged %q, want %q", got, want)
 	}
-	s.logged.Reset()
+	s.logged = &strings.Builder{}
+	s.Log.SetOutput(s.logged)
 }
 
 // stop checks that Serve returns immediately, and Wait when all clients have hung up, and that all slots are free then.

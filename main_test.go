@@ -39,7 +39,7 @@ const (
 	validBPM = 50   // so are the next nine
 	notABPM  = "no" // gets a validator slashed
 
-	isSlashed = "\nslashed: "
+	isSlashed = "slashed: "
 
 	isError  = "error: "     // in the results of verified and restarted
 	isLogged = "log: "       // in the result of restarted
@@ -50,7 +50,7 @@ var (
 	// joined matches the answer to a stake: address, stake, seal, what follows.
 	joined = regexp.MustCompile(`validator ([0-9a-f]{64}) with (\d+) .*\n.* seal: ([0-9a-f]{64})\n((?s:.*))$`)
 	// proposed matches the answer to a BPM that counts: block, BPM, first ticket, and last ticket if there are several.
-	proposed = regexp.MustCompile(`proposed block (\d+) with \w+ (-?\d+): \D*(\d+)(?: to (\d+))?; `)
+	proposed = regexp.MustCompile(`proposed block (\d+) with \w+ (-?\d+)\D+(\d+)(?: to (\d+))?`)
 	// won matches an announcement: winner, block, BPM, tickets, secret, what only the winner gets, next seal.
 	won = regexp.MustCompile(`\nwinning validator: (\S+)\nblock (\d+), \w+ (-?\d+): (.+)\ndraw \d+ secret: (\S+)\n` +
 		`(you .*\n)?draw \d+ seal: (\S+)\n`)
@@ -893,6 +893,7 @@ func TestUnsavedBlock(t *testing.T) {
 			restore()
 			time.Sleep(500 * time.Millisecond)
 			eve.wantDraw(alice.seal, lines...)
+			alice.disconnect()
 			carol.next()
 			carol.propose(validBPM)
 			carol.wantNothing(29 * time.Second)
@@ -1151,7 +1152,7 @@ func readChain(t testing.TB, name string) []Block {
 // TestRestart checks that a server carries on where the last one stopped, even if the last newline is gone.
 func TestRestart(t *testing.T) {
 	s := playedFiles(t, 2)
-	s.Broadcast, s.BroadcastBlocks = time.Minute, 0
+	s.Broadcast, s.BroadcastBlocks = 45*time.Second, 0
 	for blocks := 3; blocks <= 4; blocks++ {
 		chain := readChain(t, s.ChainFile)
 		if blocks == 4 {
@@ -1164,10 +1165,11 @@ func TestRestart(t *testing.T) {
 			alice.propose(validBPM)
 			time.Sleep(n.Round)
 			alice.wantWinner(blocks, "alice", "")
-			time.Sleep(n.Round)
+			time.Sleep(15 * time.Second)
 			if sent := parseChain(t, find(t, broadcast, alice.next())[0]); !slices.Equal(sent[:len(sent)-1], chain) {
 				t.Errorf("after %+v, the broadcast is %+v", chain, sent)
 			}
+			alice.send("quit\n")
 		})
 	}
 	head := readChain(t, s.ChainFile)[4].Hash
@@ -1408,10 +1410,10 @@ func writeFiles(t testing.TB, blocks, proposals int) settings.Settings {
 	fmt.Fprintf(&chain, "%s\n", linefile.Encode(block))
 	for i := 1; i < blocks; i++ {
 		for j := range max(proposals, 1) {
-			d.Add(draw.Entry{Name: calculateHash(block.Hash + strconv.Itoa(j)), Tickets: int64(100 + j), Note: "70"})
+			d.Add(draw.Entry{Name: calculateHash(block.Hash + strconv.Itoa(j)), Tickets: int64(100 + j), Note: strconv.Itoa(validBPM)})
 		}
 		outcome, next := d.Outcome(), draw.New()
-		block = generateBlock(block, 70, d.Entries[outcome.Winner].Name)
+		block = generateBlock(block, validBPM, d.Entries[outcome.Winner].Name)
 		fmt.Fprintf(&chain, "%s\n", linefile.Encode(block))
 		if proposals > 0 {
 			fmt.Fprintf(&draws, "%s\n", draw.NewRecord(i, block.Hash, outcome, next))

@@ -1,11 +1,10 @@
 // Package linefile stores lines durably in an append-only file.
 //
-// The file is a sequence of lines, each ended by a newline, and nothing else. A line is complete only if its newline
-// is there. Bytes after the last newline are a partial line. Callers must check for themselves that a line holds what
-// they wrote.
+// The file is a sequence of lines, each ended by a newline. Bytes after the last newline are a partial line. Callers
+// must check for themselves that a line holds what they wrote.
 //
 // Append syncs the file, so that a line is on disk before anyone hears about it. A crash before the sync leaves none
-// of the line, all of it, or a partial line. DropPartial removes a partial line, and so does the next Append;
+// of the line, all of it, or a partial line. DropPartial removes a partial line, and so does the next Append.
 // CompletePartial turns it into a line. If a write or a sync fails, the file is truncated to its previous size. If
 // that fails too, the next change truncates it first, so nothing is ever written after a partial line. Open syncs the
 // directory, because a new file could vanish in a crash.
@@ -129,10 +128,10 @@ func (f *File) Append(line []byte) error {
 	return f.write(f.completeSize, append(bytes.Clone(line), '\n'))
 }
 
-// CompletePartial turns the partial line that Open found into a line, by appending a newline. When it returns nil, the
-// line is on disk, or there was no partial line. When it returns an error, the file is unchanged.
+// CompletePartial durably turns the partial line that Open found into a line, by appending a newline. Without a partial
+// line it does nothing. When it returns an error, the file is unchanged.
 func (f *File) CompletePartial() error {
-	if f.size == f.completeSize {
+	if f.PartialSize() == 0 {
 		return nil
 	}
 	return f.write(f.size, []byte{'\n'})
@@ -165,8 +164,8 @@ func (f *File) Close() error {
 	return f.disk.Close()
 }
 
-// Reopen closes the file and opens the one that has its name now, as [Open] does. Callers use it when ErrChanged is
-// harmless. If it fails, every change fails with ErrChanged until Reopen is called again.
+// Reopen closes the file and opens the one that has its name now, as [Open] does. If it fails, every change fails with
+// ErrChanged until Reopen is called again.
 func (f *File) Reopen() error {
 	f.Close()
 	reopened, err := Open(f.name)
@@ -197,7 +196,7 @@ func (f *File) checkAndTruncate(size int64) error {
 	case info.Size() != f.lastInfo.Size() || info.Size() < f.size:
 		change = fmt.Sprintf("its size is now %d bytes", info.Size())
 	case !info.ModTime().Equal(f.lastInfo.ModTime()) && runtime.GOOS != "windows":
-		// On Windows, the lock prevents edits, and the time of our own last change may still be updated.
+		// On Windows, the lock prevents edits, and the system may record the time of our last change later.
 		change = "edited"
 	case info.Size() > size:
 		return f.truncate(size)
@@ -214,11 +213,7 @@ func (f *File) write(at int64, p []byte) error {
 	}
 	_, err := f.disk.WriteAt(p, f.size)
 	// Look at the file before the sync, which may take long: a change by others meanwhile must not pass for ours.
-	err = errors.Join(err, f.rememberInfo())
-	if err == nil {
-		err = f.disk.Sync()
-	}
-	if err != nil {
+	if err = errors.Join(err, f.rememberInfo(), f.disk.Sync()); err != nil {
 		f.truncate(f.size) // if this fails, the next change tries again
 		return err
 	}
@@ -255,13 +250,32 @@ func OpenSnapshot(name string) (io.ReadCloser, error) {
 	}{io.NewSectionReader(file, 0, size), file}, err
 }
 
+// OpenSnapshots opens both files as of one moment: the first does not change while the second is opened.
+func OpenSnapshots(first, second string) (a, b io.ReadCloser, err error) {
+	for {
+		before, _ := os.Stat(first)
+		if a, err = OpenSnapshot(first); err != nil {
+			return nil, nil, err
+		}
+		b, err = OpenSnapshot(second)
+		after, _ := os.Stat(first)
+		if err == nil && os.SameFile(before, after) && before.Size() == after.Size() {
+			return a, b, nil
+		}
+		a.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+		b.Close()
+	}
+}
+
 // Scanner is a [bufio.Scanner] for the complete lines of a file, which counts them. Its memory use is bounded by the
 // longest line.
 type Scanner struct {
 	*bufio.Scanner
-	maxLine int
-	number  int
-	partial []byte
+	maxLine, number int
+	partial         []byte
 }
 
 // NewScanner returns a Scanner that reads from r. A line or partial line of more than maxLine bytes, without its
@@ -276,9 +290,9 @@ func NewScanner(r io.Reader, maxLine int) *Scanner {
 		}
 		if atEOF {
 			s.partial = bytes.Clone(data)
-			return 0, nil, bufio.ErrFinalToken
+			err = bufio.ErrFinalToken
 		}
-		return 0, nil, nil
+		return 0, nil, err
 	})
 	return s
 }

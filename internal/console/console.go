@@ -4,9 +4,14 @@ package console
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"math/big"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -64,4 +69,40 @@ func (c *Writer) Close(timeout time.Duration) {
 	case <-c.done:
 	case <-time.After(timeout):
 	}
+}
+
+// Context returns a context that is canceled by SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the window was closed). Under
+// nohup, SIGHUP is ignored. A second signal ends the process immediately. A closed console does not end it.
+func Context() context.Context {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	if signal.Ignored(syscall.SIGHUP) {
+		signals = signals[:2]
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, stop)
+	signal.Ignore(syscall.SIGPIPE)
+	return ctx
+}
+
+// Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.
+func Plural(n any, noun string) string {
+	count := fmt.Sprint(n)
+	if count != "1" {
+		noun += "s"
+	}
+	return count + " " + noun
+}
+
+// Percent returns the share that part has of total, which is above 0, such as "33.3%".
+func Percent(part int64, total *big.Int) string {
+	share, _ := new(big.Rat).SetFrac(big.NewInt(part), total).Float64()
+	return fmt.Sprintf("%.1f%%", 100*share)
+}
+
+// Duration returns d in whole seconds, such as "1m30s".
+func Duration(d time.Duration) string {
+	if d < time.Second {
+		return "less than 1s"
+	}
+	return d.Round(time.Second).String()
 }

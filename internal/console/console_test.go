@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
+	"math"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,7 +15,15 @@ import (
 	"time"
 )
 
-// Everything written comes out in order, from the caller's buffer or a copy, until the Writer is closed.
+func check(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got\n%s\nwant\n%s", what, got, want)
+	}
+}
+
+// Everything written comes out in order, from a copy of the caller's buffer, until the Writer is closed. The race
+// detector checks that Write and Close may be called from several goroutines.
 func TestWriter(t *testing.T) {
 	var out bytes.Buffer
 	c := New(&out)
@@ -23,12 +34,15 @@ func TestWriter(t *testing.T) {
 		c.Write(buf)
 		clear(buf)
 	}
-	c.Close(time.Minute)
-	c.Write([]byte("late"))
-	c.Close(time.Minute)
-	if out.String() != want {
-		t.Errorf("wrote %q", out.String())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			c.Close(time.Minute)
+			c.Write([]byte("late"))
+		})
 	}
+	wg.Wait()
+	check(t, "wrote", out.String(), want)
 }
 
 // A console that accepts nothing blocks neither Write nor, after its timeout, Close. Writes are dropped and counted.
@@ -46,37 +60,99 @@ func TestStalledConsole(t *testing.T) {
 		c.Write([]byte("z\n"))
 		start := time.Now()
 		c.Close(time.Second)
-		if took := time.Since(start); took != time.Second {
-			t.Errorf("Close took %v", took)
-		}
+		check(t, "Close took", time.Since(start).String(), "1s")
 		want := strings.Repeat("x\n", queueSize-1) + "(10 messages dropped here: the console was not keeping up)\ny\nz\n"
 		got := make([]byte, len(want))
 		io.ReadFull(out, got)
-		if string(got) != want {
-			t.Errorf("wrote %q at the end", got[2*queueSize:])
-		}
+		check(t, "wrote at the end", string(got), want)
 	})
 }
 
-// Write and Close may be called from several goroutines. The race detector checks this.
-func TestConcurrentWriteAndClose(t *testing.T) {
-	c := New(io.Discard)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range queueSize {
-				c.Write([]byte("x\n"))
-			}
-			c.Close(time.Minute)
-		})
+func TestText(t *testing.T) {
+	over := new(big.Int).Lsh(big.NewInt(1), 64)
+	for _, c := range [][2]string{
+		{Plural(0, "token"), "0 tokens"}, {Plural(int64(1), "token"), "1 token"}, {Plural(2, "token"), "2 tokens"},
+		{Plural(big.NewInt(1), "token"), "1 token"}, {Plural(over, "token"), "18446744073709551616 tokens"},
+		{Percent(1, big.NewInt(3)), "33.3%"}, {Percent(1<<62, over), "25.0%"},
+		{Duration(time.Second - 1), "less than 1s"}, {Duration(90*time.Second + 1), "1m30s"},
+	} {
+		check(t, "text", c[0], c[1])
 	}
-	wg.Wait()
 }
 
-func TestPlural(t *testing.T) {
-	over := new(big.Int).Lsh(big.NewInt(1), 64)
-	got := fmt.Sprint(Plural(0, "a"), Plural(1, "b"), Plural(int64(2), "c"), Plural(big.NewInt(1), "d"), Plural(over, "e"))
-	if want := "0 as1 b2 cs1 d18446744073709551616 es"; got != want {
-		t.Errorf("got %s, want %s", got, want)
+// A report lists up to 20 validators, or else the newest. It names up to 5 that left or were slashed, or else counts
+// them.
+func TestRosterShow(t *testing.T) {
+	r, validators := NewRoster(), map[string]int64{}
+	shows := func(want ...string) {
+		t.Helper()
+		var console, warnings strings.Builder
+		r.Show(&console, log.New(&warnings, "log: ", 0), validators)
+		check(t, "report", console.String()+warnings.String(), strings.Join(want, ""))
 	}
+	// each records a change of the validators from first to last, whose stakes are their numbers. It returns their lines.
+	each := func(record func(address string, stake int64), format string, first, last int64) (lines string) {
+		for n := first; n <= last; n++ {
+			delete(validators, fmt.Sprint("v", n))
+			record(fmt.Sprint("v", n), n)
+			lines += fmt.Sprintf("  "+format+"\n", n)
+		}
+		return lines
+	}
+	join := func(address string, stake int64) {
+		validators[address] = stake
+		r.Join(address, stake)
+	}
+	slash := func(address string, stake int64) { r.Slash(address, stake, `"x"`) }
+	const current, left = "v%[1]d %[1]d", "left: v%[1]d %[1]d"
+	const slashed = "slashed: v%[1]d\n    lost %[1]d tokens for typing \"x\""
+
+	shows()
+	r.Disconnected()
+	r.Disconnected()
+	shows("log: disconnected 2 clients that stopped reading\n")
+	shows("validators: 0 (0 tokens staked)\n", each(slash, slashed, 2, 2))
+	validators["a"], validators["b"] = math.MaxInt64, math.MaxInt64
+	older, newer := each(join, current, 30, 37), each(join, current, 20, 29)
+	shows("validators: 20 (18446744073709552127 tokens staked)\n",
+		"  a 9223372036854775807\n  b 9223372036854775807\n", newer, older)
+	shows("validators: 21 (18446744073709552167 tokens staked)\n", each(join, current, 40, 40))
+	each(join, current, 51, 53)
+	newest := each(join, current, 54, 71)
+	each(join, current, 72, 73)
+	shows("validators: 42 (18446744073709553448 tokens staked)\n", newest, "  and 3 more joined\n",
+		each(r.Leave, left, 72, 73))
+	shows("validators: 37 (18446744073709553338 tokens staked)\n", each(r.Leave, left, 20, 24))
+	each(r.Leave, left, 51, 56)
+	shows("validators: 26 (18446744073709552882 tokens staked)\n  left: 6 validators\n", each(slash, slashed, 25, 29))
+}
+
+// A report is due a second after the first change, but not within five seconds of the last report.
+func TestRosterDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, reports := NewRoster(), ""
+		time.Sleep(2 * time.Hour) // without a change, nothing is due
+		start := time.Now()
+		show := func() {
+			reports += fmt.Sprint(time.Since(start), " ")
+			r.Show(io.Discard, log.New(io.Discard, "", 0), nil)
+		}
+		show() // nothing, so the next report need not wait
+		for tenth := range 10_000 {
+			if tenth >= 450 && tenth < 550 || slices.Contains([]int{10, 15, 30, 300, 345, 400, 402}, tenth) {
+				r.Join("v", 1)
+				r.Leave("v", 1)
+			}
+			select {
+			case <-r.Due.C:
+				show()
+			default:
+			}
+			if tenth == 402 {
+				show() // early
+			}
+			time.Sleep(time.Second / 10)
+		}
+		check(t, "reports after", reports, "0s 2s 7s 31s 36s 40.2s 46s 51s 56s ")
+	})
 }

@@ -1,5 +1,5 @@
-// Package ledger keeps the chain file and the draws file, without making anyone wait for a disk. Both are files of
-// lines (see package linefile): each block is a line in the first, and the record of its draw a line in the second.
+// Package ledger saves blocks in the chain file and their draws in the draws file, without making anyone wait for a
+// disk. Both are files of lines (see package linefile). A line of the first is a block, a line of the second a record.
 //
 // The record is saved before the block. If either fails, the ledger retries once a second, always with the same block.
 // While another program has changed the chain file, no block is saved. The draws file may be moved, compressed or
@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"sync"
 	"time"
 
 	"proofofstake/internal/linefile"
@@ -21,8 +22,7 @@ const (
 	retryInterval = time.Second // between two attempts to save a block
 	logInterval   = time.Minute // between two warnings about them
 
-	chainStart = `{"Index":0,` // how a chain file begins
-	drawsStart = `{"Index":`   // how a draws file begins
+	droppedPartial = "%s: dropping a partial last line (%d bytes); it was never announced"
 )
 
 // Entry is a block to save.
@@ -32,7 +32,7 @@ type Entry struct {
 	Block  []byte // the line of the block
 }
 
-// Ledger owns both files. Its goroutine, run, saves one entry at a time.
+// Ledger owns both files. It saves one entry at a time, in a goroutine.
 type Ledger struct {
 	// Saved receives a value each time an entry is durable.
 	Saved chan struct{}
@@ -40,12 +40,12 @@ type Ledger struct {
 	chain, draws         *linefile.File
 	chainName, drawsName string
 	log                  *log.Logger
-	pending              chan Entry
-	cancel               context.CancelFunc // makes run return
-	done                 chan struct{}      // closed when run has returned
+	saving               sync.WaitGroup  // for the goroutine
+	ctx                  context.Context // ends the retries of the goroutine
+	cancel               context.CancelFunc
 }
 
-// Open opens both files. A file of the empty name takes lines and keeps none. The error names the setting.
+// Open opens both files. A file with an empty name accepts lines but does not save them. The error names the setting.
 func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
 	chain, err := linefile.Open(chainName)
 	if err != nil {
@@ -57,18 +57,15 @@ func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
 		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", drawsName, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Ledger{
+	return &Ledger{
 		Saved: make(chan struct{}, 1),
-		chain: chain, draws: draws, chainName: chainName, drawsName: drawsName, log: logger,
-		pending: make(chan Entry, 1), cancel: cancel, done: make(chan struct{}),
-	}
-	go l.run(ctx)
-	return l, nil
+		chain: chain, draws: draws, chainName: chainName, drawsName: drawsName, log: logger, ctx: ctx, cancel: cancel,
+	}, nil
 }
 
-// Load calls next with each line of the chain file; next returns an error if the line is not the next block. Load
-// completes a partial last line of the chain file that is the next block, and drops any other partial last line of both
-// files. On any other error, or if ctx is canceled, it leaves the files untouched.
+// Load calls next with each line of the chain file. next returns an error if the line is not the next block. If a
+// partial last line of the chain file is the next block, Load completes it. It drops any other partial last line in
+// either file. When ctx is canceled or a file is invalid, Load returns an error and leaves that file unchanged.
 func (l *Ledger) Load(ctx context.Context, next func(line []byte) error) error {
 	lines := l.chain.Scanner(linefile.MaxLine)
 	for lines.Scan() && ctx.Err() == nil {
@@ -89,15 +86,12 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) error) error {
 	if l.draws.PartialSize() == 0 {
 		return nil
 	}
-	if !l.draws.HasPrefix(drawsStart) {
+	if !l.draws.HasPrefix(`{"Index":`) {
 		return fmt.Errorf("%s: not a draws file; name another one, or move it away", l.drawsName)
 	}
 	l.log.Printf(droppedPartial, l.drawsName, l.draws.PartialSize())
 	return l.draws.DropPartial()
 }
-
-// droppedPartial is the warning about a partial last line that was dropped.
-const droppedPartial = "%s: dropping a partial last line (%d bytes); it was never announced"
 
 // repairChain completes or drops the partial last line of the chain file, which is the line with this number.
 func (l *Ledger) repairChain(partial []byte, number int, next func(line []byte) error) error {
@@ -108,7 +102,7 @@ func (l *Ledger) repairChain(partial []byte, number int, next func(line []byte) 
 	if next(partial[:len(partial)-1]) == nil { // a complete block plus one byte may have been announced
 		return fmt.Errorf("line %d: its newline is corrupt; repair the file", number)
 	}
-	if number == 1 && (bytes.IndexByte(partial, '}') >= 0 || !l.chain.HasPrefix(chainStart)) {
+	if number == 1 && (bytes.IndexByte(partial, '}') >= 0 || !l.chain.HasPrefix(`{"Index":0,`)) {
 		return errors.New("line 1: no newline, and not the start of a genesis block; is this a chain file?")
 	}
 	l.log.Printf(droppedPartial, l.chainName, len(partial))
@@ -119,51 +113,45 @@ func (l *Ledger) repairChain(partial []byte, number int, next func(line []byte) 
 func (l *Ledger) Append(block []byte) error { return l.chain.Append(block) }
 
 // Save starts to save e and returns immediately. The previous entry must have been saved.
-func (l *Ledger) Save(e Entry) { l.pending <- e }
+func (l *Ledger) Save(e Entry) {
+	l.saving.Go(func() {
+		if l.save(e) {
+			l.Saved <- struct{}{}
+		}
+	})
+}
 
-// Cancel gives up on an entry that is not saved yet. It is safe to call Cancel more than once.
+// Cancel ends the retries for an entry that is not saved yet. It is safe to call Cancel more than once.
 func (l *Ledger) Cancel() { l.cancel() }
 
-// Close cancels, waits for the attempt that is under way, and closes the files.
+// Close ends the retries, waits for the current attempt, and closes the files.
 func (l *Ledger) Close() {
 	l.cancel()
-	<-l.done
+	l.saving.Wait()
 	l.chain.Close()
 	l.draws.Close()
 }
 
-// run saves one entry after another, until ctx is canceled.
-func (l *Ledger) run(ctx context.Context) {
-	defer close(l.done)
-	for {
-		select {
-		case e := <-l.pending:
-			if l.save(ctx, e) {
-				l.Saved <- struct{}{}
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// save saves the record of e and then the block. It reports whether it did so before ctx was canceled.
-func (l *Ledger) save(ctx context.Context, e Entry) bool {
+// save saves the record of e and then the block. It returns false if Cancel was called before an attempt succeeded.
+func (l *Ledger) save(e Entry) bool {
 	var lastLogged time.Time
-	for recorded := e.Record == nil; ; {
+	for {
 		var err error
-		if !recorded {
+		if e.Record != nil {
 			err = l.saveRecord(e.Record)
 		}
 		if err == nil {
-			recorded = true
+			e.Record = nil // so that a retry does not save it again
 			err = l.chain.Append(e.Block)
 		}
 		if err == nil {
-			break
+			if !lastLogged.IsZero() {
+				l.log.Printf("saved block %d after all", e.Index)
+			}
+			return true
 		}
 		if now := time.Now(); now.Sub(lastLogged) >= logInterval {
-			if recorded && errors.Is(err, linefile.ErrChanged) {
+			if e.Record == nil && errors.Is(err, linefile.ErrChanged) {
 				err = fmt.Errorf("%w; if you moved it, move it back; otherwise restart the server to verify it", err)
 			}
 			l.log.Printf("cannot save block %d: %v; retrying every second", e.Index, err)
@@ -171,14 +159,10 @@ func (l *Ledger) save(ctx context.Context, e Entry) bool {
 		}
 		select {
 		case <-time.After(retryInterval):
-		case <-ctx.Done():
+		case <-l.ctx.Done():
 			return false
 		}
 	}
-	if !lastLogged.IsZero() {
-		l.log.Printf("saved block %d after all", e.Index)
-	}
-	return true
 }
 
 // saveRecord saves the record of a draw, if need be in a new draws file.

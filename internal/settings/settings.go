@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"net"
 	"os"
 	"strconv"
@@ -32,8 +31,7 @@ type Settings struct {
 // MaxProposals returns how many proposals a round may have.
 func (s Settings) MaxProposals() int { return min(cmp.Or(s.MaxClients, 1_000_000), 1_000_000) }
 
-// ReadDotEnv adds the variables of the file .env, if there is one, to the environment. A variable that is already there
-// wins.
+// ReadDotEnv adds the variables of the file .env, if any, to the environment. A variable that is already there wins.
 func ReadDotEnv() error {
 	if err := godotenv.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf(".env: %w", err)
@@ -47,25 +45,19 @@ func ChainFile() string { return valueOr("CHAIN_FILE", "chain.jsonl") }
 // DrawsFile returns the setting DRAWS_FILE.
 func DrawsFile() string { return valueOr("DRAWS_FILE", "draws.jsonl") }
 
-// Load reads the settings from the environment. Its error names the first variable that is invalid, its value, and what
-// would be valid.
+// Load reads the settings from the environment. Its error names the first invalid variable, and says what is valid.
 func Load() (Settings, error) {
-	const maxInt = 1 << 30 // fits in an int everywhere
 	var r reader
 	s := Settings{
-		Addr:      r.addr("ADDR", "9000"),
-		Round:     r.duration("ROUND", "30s"),
-		Broadcast: r.duration("BROADCAST", "1m"),
-		BroadcastBlocks: int(r.number("BROADCAST_BLOCKS", "10", 0, maxInt,
-			"a number of blocks, or 0 for the whole chain")),
-		ChainFile: ChainFile(),
-		DrawsFile: DrawsFile(),
-		MaxStake: r.number("MAX_STAKE", "9223372036854775807", 1, math.MaxInt64,
-			"a whole number of at least 1, such as 1000"),
-		MaxClients: int(r.number("MAX_CLIENTS", "10000", 0, maxInt,
-			"a number of clients, or 0 for as many as the system allows")),
-		MaxPerAddress: int(r.number("MAX_PER_ADDRESS", "1000", 0, maxInt,
-			"a number of clients, or 0 for no limit")),
+		Addr:            r.addr("ADDR", "9000"),
+		Round:           r.duration("ROUND", "30s"),
+		Broadcast:       r.duration("BROADCAST", "1m"),
+		BroadcastBlocks: r.count("BROADCAST_BLOCKS", "10", "a number of blocks, or 0 for the whole chain"),
+		ChainFile:       ChainFile(),
+		DrawsFile:       DrawsFile(),
+		MaxStake:        r.stake("MAX_STAKE", "9223372036854775807"),
+		MaxClients:      r.count("MAX_CLIENTS", "10000", "a number of clients, or 0 for as many as the system allows"),
+		MaxPerAddress:   r.count("MAX_PER_ADDRESS", "1000", "a number of clients, or 0 for no limit"),
 	}
 	if s.ChainFile == "" {
 		s.DrawsFile = "" // without a chain, the draws prove nothing
@@ -98,10 +90,17 @@ func (r *reader) duration(name, def string) time.Duration {
 	return d
 }
 
-func (r *reader) number(name, def string, lo, hi int64, want string) int64 {
+func (r *reader) stake(name, def string) int64 {
 	value := valueOr(name, def)
 	i, err := strconv.ParseInt(value, 10, 64)
-	r.check(err == nil && lo <= i && i <= hi, name, value, want)
+	r.check(err == nil && i >= 1, name, value, "a whole number of at least 1, such as 1000")
+	return i
+}
+
+func (r *reader) count(name, def, want string) int {
+	value := valueOr(name, def)
+	i, err := strconv.Atoi(value)
+	r.check(err == nil && 0 <= i && i <= 1<<30, name, value, want)
 	return i
 }
 

@@ -111,7 +111,7 @@ func TestRosterShow(t *testing.T) {
 	r.Disconnected()
 	r.Disconnected()
 	shows("log: disconnected 2 clients that stopped reading\n")
-	shows("validators: 0 (0 tokens staked)\n", each(slash, slashed, 2, 2))
+	shows("validators: 0 (0 tokens staked)\n", each(slash, slashed, 2, 6))
 	validators["a"], validators["b"] = math.MaxInt64, math.MaxInt64
 	older, newer := each(join, current, 30, 37), each(join, current, 20, 29)
 	shows("validators: 20 (18446744073709552127 tokens staked)\n",
@@ -124,7 +124,8 @@ func TestRosterShow(t *testing.T) {
 		each(r.Leave, left, 72, 73))
 	shows("validators: 37 (18446744073709553338 tokens staked)\n", each(r.Leave, left, 20, 24))
 	each(r.Leave, left, 51, 56)
-	shows("validators: 26 (18446744073709552882 tokens staked)\n  left: 6 validators\n", each(slash, slashed, 25, 29))
+	each(slash, slashed, 57, 62)
+	shows("validators: 25 (18446744073709552660 tokens staked)\n  left: 6 validators\n  slashed: 6 validators\n")
 }
 
 // A report is due a second after the first change, but not within five seconds of the last report.

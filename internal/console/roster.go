@@ -30,7 +30,7 @@ type Roster struct {
 
 type changes struct {
 	joined        []validator
-	left, slashed []string // as Show names them
+	left, slashed []string // their lines in the report
 	disconnected  int      // clients
 }
 
@@ -55,13 +55,14 @@ func (r *Roster) Join(address string, stake int64) {
 // Leave records that a validator has left.
 func (r *Roster) Leave(address string, stake int64) {
 	c := r.pendingChanges()
-	c.left = append(c.left, fmt.Sprintf("%s %d", address, stake))
+	c.left = append(c.left, fmt.Sprintf("  left: %s %d\n", address, stake))
 }
 
 // Slash records that a validator was slashed for what it typed. The caller must have quoted that.
 func (r *Roster) Slash(address string, stake int64, typed string) {
 	c := r.pendingChanges()
-	c.slashed = append(c.slashed, fmt.Sprintf("%s\n    lost %s for typing %s", address, Plural(stake, "token"), typed))
+	lost := Plural(stake, "token")
+	c.slashed = append(c.slashed, fmt.Sprintf("  slashed: %s\n    lost %s for typing %s\n", address, lost, typed))
 }
 
 // Disconnected records that a stalled client was disconnected.
@@ -112,18 +113,12 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 			fmt.Fprintf(&b, "  and %d more joined\n", more)
 		}
 	}
-	showGone(&b, "left", c.left)
-	showGone(&b, "slashed", c.slashed)
+	if n := len(c.left); n > maxNamed {
+		c.left = []string{fmt.Sprintf("  left: %s\n", Plural(n, "validator"))}
+	}
+	if n := len(c.slashed); n > maxNamed {
+		c.slashed = []string{fmt.Sprintf("  slashed: %s\n", Plural(n, "validator"))}
+	}
+	b.WriteString(strings.Join(append(c.left, c.slashed...), ""))
 	io.WriteString(w, b.String()) // in one piece, so that a Writer drops all of it or nothing
-}
-
-// showGone names the validators who are gone, or says how many they are.
-func showGone(b *strings.Builder, how string, gone []string) {
-	if len(gone) > maxNamed {
-		fmt.Fprintf(b, "  %s: %s\n", how, Plural(len(gone), "validator"))
-		return
-	}
-	for _, name := range gone {
-		fmt.Fprintf(b, "  %s: %s\n", how, name)
-	}
 }

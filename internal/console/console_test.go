@@ -111,7 +111,9 @@ func TestRosterShow(t *testing.T) {
 	r.Disconnected()
 	r.Disconnected()
 	shows("log: disconnected 2 clients that stopped reading\n")
-	shows("validators: 0 (0 tokens staked)\n", each(slash, slashed, 2, 6))
+	slash("v1", 1)
+	shows("validators: 0 (0 tokens staked)\n",
+		"  slashed: v1\n    lost 1 token for typing \"x\"\n", each(slash, slashed, 2, 5))
 	validators["a"], validators["b"] = math.MaxInt64, math.MaxInt64
 	older, newer := each(join, current, 30, 37), each(join, current, 20, 29)
 	shows("validators: 20 (18446744073709552127 tokens staked)\n",

@@ -97,6 +97,7 @@ func (r *reader) stake(name, def string) int64 {
 	return i
 }
 
+// count reads a number from 0 to 1<<30, which fits in an int on every system.
 func (r *reader) count(name, def, want string) int {
 	value := valueOr(name, def)
 	i, err := strconv.Atoi(value)

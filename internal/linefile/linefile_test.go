@@ -139,7 +139,7 @@ func do(f *File, steps string) (err error) {
 
 // A crash can truncate a file at any byte. The owner decides what becomes of the partial line.
 func TestCrashAnywhere(t *testing.T) {
-	const content = "one\n\nthree\nfour\n"
+	const content = "on\r\n\nthree\nfour\n"
 	for size := range len(content) + 1 {
 		complete := content[:strings.LastIndex(content[:size], "\n")+1]
 		partial, completed := content[len(complete):size], content[:size]
@@ -214,6 +214,8 @@ func TestAfterFailure(t *testing.T) {
 	d.duringSync = func() { edit(f.name, "two\n", 2) }
 	same(t, "append a line, which is edited during the sync", do(f, "A"), nil)
 	same(t, "append another one", errors.Is(do(f, "A"), ErrChanged), true)
+	f.name += "/lines"
+	same(t, "append to a file that cannot be looked at", do(f, "A") != nil, true)
 }
 
 // While a file is not as we left it, no step writes to it.

@@ -38,7 +38,6 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzTerminal -fuzztime 10000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz FuzzReplay -fuzztime 5000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz Fuzz -fuzztime 70000x -fuzzminimizetime 1s ./internal/lineconn
-	go test -run '^$$' -fuzz Fuzz -fuzztime 250000x -fuzzminimizetime 1s ./internal/linefile
 	go test -run '^$$' -fuzz Fuzz -fuzztime 100000x -fuzzminimizetime 1s ./internal/draw
 
 # Needs the network, to ask the database of known vulnerabilities.

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 package e2e
 
@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -176,9 +175,6 @@ func TestCommands(t *testing.T) {
 // TestStopWhileLoading interrupts a server that is reading a long chain.
 func TestStopWhileLoading(t *testing.T) {
 	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux counts what a process has read")
-	}
 	dir := t.TempDir()
 	writeChain(dir, 20_000) // 6 MB
 	whole := server(t, dir, "verify").launch()
@@ -458,7 +454,7 @@ func TestStrangers(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir(), "")
 	openFiles := func() int {
-		files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid)) // on Linux
+		files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid))
 		return len(files)
 	}
 	before := openFiles()

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 package e2e
 
@@ -167,7 +167,7 @@ type process struct {
 // command returns a process that has not been launched.
 func command(t testing.TB, dir string, args ...string) *process {
 	p := &process{Cmd: exec.Command(args[0], args[1:]...), testClient: &testClient{t: t}, stderr: &testClient{t: t}}
-	p.Dir, p.SysProcAttr = dir, endWithTests()
+	p.Dir, p.SysProcAttr = dir, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // when the tests end
 	in, _ := p.StdinPipe()
 	out, _ := p.StdoutPipe()
 	stderr, _ := p.StderrPipe()
@@ -274,7 +274,7 @@ func (p *process) stop(signal os.Signal) {
 	matches(p.t, p.result(), "^0 ")
 }
 
-// counter returns a number that Linux counts for a process, from a file in /proc, or 0 on other systems.
+// counter returns a number that the kernel counts for a process, from a file in /proc.
 func (p *process) counter(file, name string) (n int) {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, file))
 	_, value, _ := strings.Cut(string(text), name+":")

@@ -32,9 +32,7 @@ const (
 	joined      = `\nyou are validator ([0-9a-f]{64}) with \d+ tokens? staked\n` + sealed + `(?:type your pulse .*\n)?`
 	sealed      = `draw (\d+) seal: ([0-9a-f]{64})\n`
 	proposed    = `\nyou proposed block (\d+) with BPM (\d+): your tickets? (?:is|are) (\d+)(?: to (\d+))?; .*\n`
-	roundFull   = `\nthis round is full; .*\n`
 	notSaved    = `\nblock (\d+) has been drawn but not saved yet; .*\n`
-	status      = `\nblock \d+: (\d+) proposals?, (\d+) tokens?[,;] .*\n`
 	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
 	forged      = `you forged block \d+\n`
 	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:.+\n)+)`
@@ -48,7 +46,6 @@ const (
 	okChain     = `ok: (\d+) blocks?, head [0-9a-f]{64}\n`
 	okDraws     = `ok: \d+ draws?`
 	noRecord    = `; %d blocks? .*record.*`
-	newSeals    = `; .*seal.*restart.*`
 )
 
 // notABPM is what a validator types to be slashed.
@@ -228,7 +225,7 @@ func (p *process) launch() *process {
 	}
 	p.t.Cleanup(func() {
 		p.Process.Kill()
-		p.exit()
+		p.result()
 		crash := regexp.MustCompile("(?s)(DATA RACE|panic:).*").FindString(p.stderr.text)
 		expect(p.t, crash == "", "%s", crash)
 	})
@@ -242,27 +239,21 @@ func (p *process) listens() *process {
 	return p
 }
 
-// exit waits for the end of p and returns its exit status, or -1 if a signal ended it.
-func (p *process) exit() int {
+// result waits for the end of p and returns its exit status, its output and its errors in one string.
+func (p *process) result() string {
 	p.t.Helper()
 	p.rest()
 	p.stderr.rest()
-	return p.end()
+	return fmt.Sprintf("%d %s%s", p.end(), p.text, p.stderr.text)
 }
 
-// end is like exit, but does not read the output.
+// end waits for the end of p without reading its output. It returns the exit status, or -1 if a signal ended p.
 func (p *process) end() int {
 	p.t.Helper()
 	late := time.AfterFunc(timeout, func() { p.Process.Kill() })
 	p.Wait()
 	expect(p.t, late.Stop(), "%s did not exit", p.Path)
 	return p.ProcessState.ExitCode()
-}
-
-// result waits for the end of p and returns its exit status, its output and its errors in one string.
-func (p *process) result() string {
-	p.t.Helper()
-	return fmt.Sprintf("%d %s%s", p.exit(), p.text, p.stderr.text)
 }
 
 // stop sends p a signal, or ends its input if signal is nil (a netcat stays until then). It expects exit status 0.

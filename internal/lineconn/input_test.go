@@ -9,10 +9,7 @@ import (
 	"time"
 )
 
-// x returns a string of n bytes.
-func x(n int) string { return strings.Repeat("x", n) }
-
-// tooLong is what async adds to a line that is too long.
+// tooLong is what readLine adds to a line that is too long.
 const tooLong = "(the line is too long (at most 1024 bytes))"
 
 // inputs are what a peer may send, and the lines that ReadLine returns, each followed by a bar.
@@ -42,10 +39,10 @@ func readLines(t *testing.T, input string, sizes []byte) (lines string) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPipeConn(t, newPool(t, 1))
 		go func() {
-			for i, rest := 0, input; rest != ""; i++ {
-				n := min(len(rest), max(1, int(sizes[i%len(sizes)])))
-				io.WriteString(c.peer, rest[:n])
-				rest = rest[n:]
+			for i, n := 0, 0; input != ""; i++ {
+				n = min(len(input), max(1, int(sizes[i%len(sizes)])))
+				io.WriteString(c.peer, input[:n])
+				input = input[n:]
 			}
 			c.peer.Close()
 		}()
@@ -56,7 +53,7 @@ func readLines(t *testing.T, input string, sizes []byte) (lines string) {
 			}
 			lines += line + "|"
 		}
-		wantResult(t, async(c.ReadLine), "(EOF)")
+		wantResult(t, readLine(c), "(EOF)")
 		wantErr(t, c.Conn, nil)
 	})
 	return lines
@@ -100,74 +97,21 @@ func TestReadLineRate(t *testing.T) {
 		} {
 			time.Sleep(tt.quiet)
 			for i := range tt.burst + tt.later {
-				delay := 20 * time.Millisecond
-				if i < tt.burst {
-					delay = 0
+				line := readLine(c)
+				if i >= tt.burst {
+					time.Sleep(20*time.Millisecond - time.Nanosecond)
+					wantResult(t, line, blocked)
+					time.Sleep(time.Nanosecond)
 				}
-				start := time.Now()
-				line, err := c.ReadLine()
-				if took := time.Since(start); line != "1" || err != nil || took != delay {
-					t.Fatalf("%v: line %d is %q, %v, and took %v; want %v", tt, i, line, err, took, delay)
-				}
+				wantResult(t, line, "1")
 			}
 		}
 		time.Sleep(time.Hour)
-		wantResult(t, async(c.ReadLine), x(1024)+tooLong)
-		ok := async(c.ReadLine)
+		wantResult(t, readLine(c), x(1024)+tooLong)
+		ok := readLine(c)
 		time.Sleep(4*time.Second - time.Nanosecond) // 300 reads, less the burst
 		wantResult(t, ok, blocked)
 		time.Sleep(time.Nanosecond)
 		wantResult(t, ok, "ok")
 	})
-}
-
-// ReadLine returns no line before the peer has read everything that was sent to it.
-func TestReadLineWaitsForOutput(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newPipeConn(t, newPool(t, 1))
-		go io.WriteString(c.peer, "1\n2\n")
-		for _, want := range []string{"1", "2"} {
-			c.Tell("an")
-			c.Tell("swer")
-			flushed, line := async(c.flush), async(c.ReadLine)
-			c.wantOutput(t, 5, "answe")
-			time.Sleep(3 * time.Second)
-			wantResult(t, flushed, blocked)
-			wantResult(t, line, blocked)
-			c.wantOutput(t, 1, "r")
-			wantResult(t, flushed, "")
-			wantResult(t, line, want)
-		}
-	})
-}
-
-// End, CloseNow and a network error make a waiting ReadLine return, and every later call, even if there is more input.
-func TestReadLineErrors(t *testing.T) {
-	for _, tt := range []struct {
-		cause func(c *pipeConn)
-		want  string
-	}{
-		{cause: func(c *pipeConn) { c.End("") }, want: ended},
-		{cause: func(c *pipeConn) { c.CloseNow() }, want: closed},
-		{cause: func(c *pipeConn) { c.end.Close(); c.Tell("fails") }, want: "(io: read/write on closed pipe)"},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			w := newPool(t, 1)
-			waiting, more := newPipeConn(t, w), newPipeConn(t, w)
-			line := async(waiting.ReadLine)
-			go io.WriteString(more.peer, "1\n2\n")
-			wantResult(t, async(more.ReadLine), "1")
-			wantResult(t, line, blocked)
-			tt.cause(waiting)
-			tt.cause(more)
-			wantResult(t, line, tt.want)
-			for range 2 {
-				wantResult(t, async(waiting.ReadLine), tt.want)
-				wantResult(t, async(more.ReadLine), tt.want)
-			}
-			if tt.want != ended {
-				wantResult(t, async(waiting.close), "") // does not wait for End
-			}
-		})
-	}
 }

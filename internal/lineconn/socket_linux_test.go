@@ -2,15 +2,11 @@ package lineconn
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/metrics"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -33,7 +29,7 @@ func TestListenOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	ours, _ := tcp(t, nil)
+	ours, _ := tcp(t)
 	for _, o := range []struct {
 		socket              syscall.Conn
 		level, option, want int
@@ -69,7 +65,7 @@ func TestIdleIsSmall(t *testing.T) {
 	w := newPool(t, 1)
 	var ours, peers [conns]net.Conn
 	for i := range conns {
-		ours[i], peers[i] = tcp(t, nil)
+		ours[i], peers[i] = tcp(t)
 	}
 	memory := func() (stack, heap int) {
 		runtime.GC()
@@ -126,149 +122,16 @@ func TestProgressInSendBuffer(t *testing.T) {
 	})
 }
 
-// smallBuffer limits the receive buffer of a peer to the minimum.
-func smallBuffer(_, _ string, raw syscall.RawConn) error {
-	return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
-}
-
-// shortTimeout is a StallTimeout for real sockets.
-const shortTimeout = 2 * time.Second
-
-// suspendedConn is a connection of a process that is suspended once, in the fifth blocking write.
-type suspendedConn struct {
-	*net.TCPConn
-	writes int
-}
-
-func (c *suspendedConn) Write(p []byte) (int, error) {
-	if c.writes++; c.writes == 5 {
-		time.Sleep(shortTimeout * 5 / 4)
+// A peer that reads nothing is disconnected before half a MiB is held for it. The kernel then holds nothing any more.
+func TestStalledPeer(t *testing.T) {
+	ours, peer := tcp(t)
+	peer.SetReadBuffer(4096) // the minimum
+	c := newPool(t, 1).NewConn(ours)
+	for range 512 {
+		c.Tell("%01024d", 0)
 	}
-	return c.TCPConn.Write(p)
-}
-
-// A peer that reads slowly but steadily stays connected, and nobody is disconnected for time in which the process was
-// suspended. A peer that reads nothing is disconnected. At most half a MiB is held for it, however much is sent.
-func TestSlowPeers(t *testing.T) {
-	t.Parallel()
-	w := newPool(t, 1)
-	w.StallTimeout = shortTimeout
-	large := NewNotice(make([]byte, 4<<20)) // more than the kernel holds
-	ours, slowPeer := tcp(t, smallBuffer)
-	slow := newConn(t, w, ours)
-	ours, suspendedPeer := tcp(t, nil)
-	suspended := newConn(t, w, &suspendedConn{TCPConn: ours})
-	ours, stalledPeer := tcp(t, smallBuffer)
-	stalled := newConn(t, w, ours)
-	ours, fullPeer := tcp(t, smallBuffer)
-	full := newConn(t, w, ours)
-	for _, c := range []*Conn{slow, suspended, stalled} {
-		c.Show(large)
+	wantErr(t, c, ErrStalled)
+	if _, err := io.Copy(io.Discard, peer); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a stalled peer gets %v, want a reset", err)
 	}
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		for range 60 { // 10 KB/s, for longer than the timeout
-			io.ReadFull(slowPeer, make([]byte, 500))
-			time.Sleep(50 * time.Millisecond)
-		}
-	})
-	reading.Go(func() {
-		time.Sleep(shortTimeout*5/4 + shortTimeout/2) // until some writes after the process was suspended
-		if n, err := io.CopyN(io.Discard, suspendedPeer, 4<<20); err != nil {
-			t.Errorf("the peer of a suspended process got %d bytes, %v", n, err)
-		}
-	})
-	pending := 0
-	for ; full.Err() == nil; pending += 1000 {
-		full.Tell("%01000d", 0)
-		time.Sleep(time.Millisecond) // until the kernel has accepted what it can
-	}
-	if pending < MaxPending || pending > 512<<10 {
-		t.Errorf("%d bytes were pending for a peer that read nothing", pending)
-	}
-	reading.Wait()
-	wantErr(t, slow, nil)
-	wantErr(t, suspended, nil)
-	stalled.Flush()
-	wantErr(t, stalled, ErrStalled)
-	wantErr(t, full, ErrStalled)
-	for _, peer := range []net.Conn{stalledPeer, fullPeer} {
-		if _, err := io.Copy(io.Discard, peer); !errors.Is(err, syscall.ECONNRESET) { // the kernel holds nothing for it
-			t.Errorf("a stalled peer gets %v, want a reset", err)
-		}
-	}
-}
-
-// A peer that reads some bytes every 8 s through the smallest window stays connected. (This takes 80 s.)
-func TestSmallWindow(t *testing.T) {
-	skipUnlessSlow(t)
-	ours, peer := tcp(t, smallBuffer)
-	if _, err := socketOption(ours, syscall.IPPROTO_TCP, tcpRTOMax); err != nil {
-		t.Skip("without TCP_RTO_MAX_MS, before Linux 6.15, the kernel may disconnect slow peers: ", err)
-	}
-	c := newConn(t, newPool(t, 1), ours)
-	for range 10 {
-		c.Tell("%s", strings.Repeat("x", 20<<10))
-		time.Sleep(8 * time.Second)
-		peer.Read(make([]byte, 8<<10))
-	}
-	wantErr(t, c, nil)
-}
-
-// skipUnlessSlow skips a test that takes minutes, unless it is asked for.
-func skipUnlessSlow(t *testing.T) {
-	if os.Getenv("LINECONN_SLOW") == "" {
-		t.Skip("LINECONN_SLOW is not set")
-	}
-	t.Parallel()
-}
-
-// A peer that vanishes is noticed within a minute of the first message sent to it, and within two minutes of silence.
-// (This takes two minutes, and needs root for its network namespaces.)
-func TestVanish(t *testing.T) {
-	skipUnlessSlow(t)
-	for _, vanish := range []string{"ip link set veth1 down", "ip addr del 10.99.0.2/24 dev veth1"} {
-		for text, limit := range map[string]time.Duration{"": 2 * time.Minute, "hello": time.Minute} {
-			t.Run(vanish+text, func(t *testing.T) {
-				t.Parallel()
-				runtime.LockOSThread() // never unlocked: the thread and its namespace end with the goroutine
-				l, commands := listenInNamespace(t)
-				if out, err := exec.Command("sh", "-ec", commands).CombinedOutput(); err != nil {
-					t.Skip("no network: ", err, string(out))
-				}
-				_, dialErr := net.Dial("tcp", fmt.Sprint("10.99.0.1:", l.Addr().(*net.TCPAddr).Port))
-				ours, err := l.Accept()
-				if err := errors.Join(err, dialErr, exec.Command("sh", "-c", vanish).Run()); err != nil {
-					t.Fatal(err)
-				}
-				start := time.Now()
-				c := newConn(t, newPool(t, 1), ours)
-				c.Tell("%s", text)
-				c.ReadLine()
-				took := time.Since(start)
-				if t.Logf("noticed after %v: %v", took, c.Err()); took > limit {
-					t.Errorf("it took more than %v", limit)
-				}
-			})
-		}
-	}
-}
-
-// listenInNamespace listens in a new network namespace, and moves the thread to another one, for the peer. It returns
-// shell commands that connect the two.
-func listenInNamespace(t *testing.T) (l *net.TCPListener, commands string) {
-	err := syscall.Unshare(syscall.CLONE_NEWNET)
-	if err != nil {
-		t.Skip("no network namespace: ", err)
-	}
-	namespace, openErr := os.Open("/proc/thread-self/ns/net")
-	l, listenErr := Listen("0.0.0.0:0")
-	if err := errors.Join(openErr, listenErr, syscall.Unshare(syscall.CLONE_NEWNET)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close(); namespace.Close() })
-	return l, fmt.Sprintf(`namespace=/proc/%d/fd/%d
-		ip link add veth1 type veth peer name veth0 netns $namespace
-		nsenter --net=$namespace sh -ec "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up"
-		ip addr add 10.99.0.2/24 dev veth1; ip link set veth1 up`, os.Getpid(), namespace.Fd())
 }

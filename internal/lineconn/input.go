@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	MaxLine       = 1024                  // bytes in the longest line, without its newline and a carriage return before that
+	MaxLine       = 1024                  // bytes in the longest line, without its newline and a carriage return before it
 	readBuffer    = 64                    // bytes; small, because each connection has one, and lines are short
 	burst         = 100                   // chunks of input that are accepted without delay
 	chunkInterval = 20 * time.Millisecond // for each later chunk

@@ -88,30 +88,27 @@ func TestReadLineRate(t *testing.T) {
 		c := newPipeConn(t, newPool(t, 1))
 		go io.WriteString(c.peer, strings.Repeat("1\n", 360)+x(200*64)+strings.Repeat("\xff\xf1", 100*32)+"\nok\n")
 		for _, tt := range []struct {
-			quiet        time.Duration
-			burst, later int // lines without delay, and after it
+			quiet time.Duration
+			lines int
+			want  string
+			took  time.Duration
 		}{
-			{burst: 100, later: 50},
-			{quiet: time.Second, burst: 50, later: 10},
-			{quiet: time.Hour, burst: 100, later: 50},
+			{lines: 150, want: "1", took: time.Second},
+			{quiet: time.Second, lines: 60, want: "1", took: 200 * time.Millisecond},
+			{quiet: time.Hour, lines: 150, want: "1", took: time.Second},
+			{quiet: time.Hour, lines: 1, want: x(1024) + tooLong},
+			{lines: 1, want: "ok", took: 4 * time.Second}, // 300 reads, less the burst
 		} {
 			time.Sleep(tt.quiet)
-			for i := range tt.burst + tt.later {
-				line := readLine(c)
-				if i >= tt.burst {
-					time.Sleep(20*time.Millisecond - time.Nanosecond)
-					wantResult(t, line, blocked)
-					time.Sleep(time.Nanosecond)
+			start := time.Now()
+			for range tt.lines {
+				if line := <-readLine(c); line != tt.want {
+					t.Fatalf("%+v: got %.100q", tt, line)
 				}
-				wantResult(t, line, "1")
+			}
+			if took := time.Since(start); took != tt.took {
+				t.Errorf("%+v: took %v", tt, took)
 			}
 		}
-		time.Sleep(time.Hour)
-		wantResult(t, readLine(c), x(1024)+tooLong)
-		ok := readLine(c)
-		time.Sleep(4*time.Second - time.Nanosecond) // 300 reads, less the burst
-		wantResult(t, ok, blocked)
-		time.Sleep(time.Nanosecond)
-		wantResult(t, ok, "ok")
 	})
 }

@@ -33,6 +33,7 @@ type pipeConn struct {
 // pipeEnd is the end of a net.Pipe. Its CloseWrite does nothing but note that it was called.
 type pipeEnd struct {
 	net.Conn
+	remote      net.Addr
 	closedWrite bool
 	writing     sync.Mutex
 	suspended   time.Duration // how long the process is suspended before the next Write
@@ -47,6 +48,8 @@ func (e *pipeEnd) Write(p []byte) (int, error) {
 	e.suspended = 0
 	return e.Conn.Write(p)
 }
+
+func (e *pipeEnd) RemoteAddr() net.Addr { return e.remote }
 
 func (e *pipeEnd) CloseWrite() error {
 	e.closedWrite = true
@@ -106,13 +109,8 @@ func readLine(c *pipeConn) chan string {
 	return result
 }
 
-// Results of calls.
-const (
-	blocked = "(blocked)"
-	ended   = "(the conversation has ended)"
-	stalled = "(the client stopped reading)"
-	closed  = "(use of closed network connection)"
-)
+// blocked is the result of a call that has not returned.
+const blocked = "(blocked)"
 
 // wantResult checks the result of a call before time passes.
 func wantResult(t *testing.T, result chan string, want string) {
@@ -210,7 +208,7 @@ func TestStallTimeout(t *testing.T) {
 		time.Sleep(30*time.Second - time.Millisecond)
 		wantResult(t, line, blocked)
 		time.Sleep(time.Second + time.Millisecond) // one step later at most
-		wantResult(t, line, stalled)
+		wantResult(t, line, "(the client stopped reading)")
 	})
 }
 
@@ -270,8 +268,8 @@ func TestEnds(t *testing.T) {
 		cause       func(c *pipeConn)
 		line, other string // results of ReadLine, and of Flush and Close
 	}{
-		{cause: func(c *pipeConn) { c.End("") }, line: ended, other: blocked},
-		{cause: func(c *pipeConn) { c.CloseNow() }, line: closed},
+		{cause: func(c *pipeConn) { c.End("") }, line: "(the conversation has ended)", other: blocked},
+		{cause: func(c *pipeConn) { c.CloseNow() }, line: "(use of closed network connection)"},
 		{cause: func(c *pipeConn) { c.end.Close() }, line: "(io: read/write on closed pipe)"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -280,15 +278,14 @@ func TestEnds(t *testing.T) {
 			for i := range conns {
 				conns[i] = newPipeConn(t, w)
 			}
-			reading, more, flushing, closing, sending, lingering :=
-				conns[0], conns[1], conns[2], conns[3], conns[4], conns[5]
+			reading, more, flushing, sending, lingering := conns[0], conns[1], conns[2], conns[3], conns[4]
 			flushing.Tell("hello")
 			sending.End("bye")
 			lingering.End("")
 			go io.WriteString(more.peer, "1\n2\n")
 			wantResult(t, readLine(more), "1")
 			line, calls := readLine(reading), []chan string{async(flushing.Flush)}
-			for _, c := range []*pipeConn{closing, sending, lingering} {
+			for _, c := range conns[3:] { // the last one waits for End
 				calls = append(calls, async(c.Close))
 			}
 			for _, call := range append(calls, line) {

@@ -102,23 +102,15 @@ func (s *testServer) fail(errno syscall.Errno, log string, delays ...time.Durati
 	s.wantLog(log)
 }
 
-// addrConn is a connection from a network address.
-type addrConn struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (c *addrConn) RemoteAddr() net.Addr { return c.addr }
-
 // connect connects n clients from an IP address, or without one if it is "". It checks what each is told, and what is
 // logged.
 func (s *testServer) connect(n int, ip, want string, log ...string) {
 	s.t.Helper()
 	for range n {
 		near, far := net.Pipe()
-		conn := &addrConn{Conn: near}
+		conn := &pipeEnd{Conn: near}
 		if ip != "" {
-			conn.addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1))
+			conn.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1))
 		}
 		s.conns <- conn
 		s.clients = append(s.clients, far)
@@ -207,6 +199,7 @@ func TestLimits(t *testing.T) {
 		s.disconnect(0, "accepting connections from 10.0.0.7 again")
 		s.connect(1, "10.0.0.7", "10.0.0.7")
 		s.connect(1, "10.0.0.7", addressFull)
+		s.disconnect(1)
 	})
 	testServing(t, 13, 0, func(s *testServer) {
 		s.connect(1, "2001:db8::1", "2001:db8::/64")

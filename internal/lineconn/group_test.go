@@ -9,55 +9,30 @@ import (
 	"time"
 )
 
-// All members except one get an announcement, each followed by its prompt. EndAll ends all members.
+// All members except one get an announcement, each followed by its prompt. It is in all queues before the first write.
+// Members at the same prompt share the message.
 func TestAnnounce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, g := newPool(t, 1), NewGroup(time.Hour)
-		a, b, former := newPipeConn(t, w), newPipeConn(t, w), newPipeConn(t, w)
-		a.SetPrompt("A?")
-		b.SetPrompt("B?")
-		for _, c := range []*pipeConn{a, former, b} {
-			g.Add(c.Conn)
-		}
-		if !g.Remove(former.Conn) || g.Remove(former.Conn) {
-			t.Error("Remove must report whether the connection was a member")
-		}
-		g.Announce(NewNotice([]byte("to"), []byte(" A")), b.Conn)
-		a.wantOutput(t, everything, "to AA?")
-		a.SetPrompt("")
-		g.Announce(NewNotice([]byte("to all")), nil)
-		a.wantOutput(t, everything, "to all")
-		b.wantOutput(t, everything, "to allB?")
-		g.EndAll("bye")
-		if g.Announce(NewNotice([]byte("late")), nil); len(g.members) > 0 {
-			t.Error("EndAll has left members")
-		}
-		a.wantOutput(t, everything, "bye")
-		b.wantOutput(t, everything, "bye")
-		wantErr(t, b.Conn, errEnded)
-		former.wantOutput(t, everything, "")
-	})
-}
-
-// An announcement is in all queues before the first write. Members at the same prompt share the message.
-func TestAnnounceQueuesFirst(t *testing.T) {
-	w := &WriterPool{ready: make(chan []*Conn, 100)} // without writers
+	w := &WriterPool{ready: make(chan []*Conn, 101)} // without writers
 	g := NewGroup(time.Hour)
-	for range 100 {
+	for i := range 101 {
 		g.Add(w.NewConn(nil))
+		g.members[i].SetPrompt([]string{"A?", "B?"}[i%2])
 	}
-	g.Announce(NewNotice([]byte("all")), nil)
+	g.Announce(NewNotice([]byte("to "), []byte("all")), g.members[100])
 	if n := len(w.ready); n != 2 || len(<-w.ready) != 64 {
 		t.Errorf("the writers got %d batches, or not 64 connections first", n)
 	}
-	for _, c := range g.members {
-		if c.queue[0] != g.members[0].queue[0] {
-			t.Fatal("the message is not shared")
+	for i, c := range g.members[:100] {
+		if first := g.members[i%2].queue[0]; c.queue[0] != first || string(first.at(0)) != "to all"+c.prompt {
+			t.Errorf("member %d gets %q, or does not share it", i, c.queue[0].at(0))
 		}
+	}
+	if g.members[100].queue != nil {
+		t.Error("the exception gets the announcement")
 	}
 }
 
-// The interval of each member starts when it is added, and Due fires for the next member.
+// The interval of each member starts when it is added, and Due fires for the next member. EndAll ends all members.
 func TestBroadcast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -80,13 +55,21 @@ func TestBroadcast(t *testing.T) {
 		g.Add(b.Conn)
 		wantDue(35, "[x]", "")
 		wantDue(38, "", "[x]B?")
-		g.Remove(b.Conn)
+		if !g.Remove(b.Conn) || g.Remove(b.Conn) {
+			t.Error("Remove must report whether the connection was a member")
+		}
 		wantDue(45, "[x]", "")
 		g.Remove(a.Conn)
 		g.Broadcast(snapshot("[x]"))
 		time.Sleep(time.Minute)
 		g.Add(b.Conn)
 		wantDue(115, "", "[x]B?")
+		if g.EndAll("bye"); len(g.members) > 0 {
+			t.Error("EndAll has left members")
+		}
+		a.wantOutput(t, everything, "")
+		b.wantOutput(t, everything, "bye")
+		wantErr(t, b.Conn, errEnded)
 	})
 }
 

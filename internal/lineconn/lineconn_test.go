@@ -167,6 +167,7 @@ func TestMaxPending(t *testing.T) {
 					c.Tell("%s", x(tt.text))
 				}
 			}
+			wantErr(t, c.Conn, ErrStalled)
 			c.Flush()
 			c.CloseNow() // does not change the error
 			wantErr(t, c.Conn, ErrStalled)
@@ -291,6 +292,9 @@ func TestEnds(t *testing.T) {
 			for _, call := range append(calls, line) {
 				wantResult(t, call, blocked)
 			}
+			if sending.end.closedWrite || !lingering.end.closedWrite {
+				t.Error("the sending side must be closed when everything is written")
+			}
 			for _, c := range conns {
 				tt.cause(c)
 				c.Tell("ignored, or fails")
@@ -337,8 +341,23 @@ func tcp(t *testing.T) (ours, peer *net.TCPConn) {
 	return ours, peer
 }
 
-// Each peer gets whole messages, in the order of each sender, and unread input destroys none. A connection that is
-// ended while goroutines send misses only the last messages.
+// Unread input does not destroy the last message, even if the peer reads it only after the connection is closed.
+func TestLastMessageArrives(t *testing.T) {
+	ours, peer := tcp(t)
+	peer.SetReadBuffer(32 << 10) // less than the last message
+	c := newPool(t, 1).NewConn(ours)
+	io.WriteString(peer, strings.Repeat("junk\n", 2000))
+	c.ReadLine()
+	last := x(90000)
+	c.End(last)
+	c.Close()
+	if got, err := io.ReadAll(peer); string(got) != last || err != nil {
+		t.Errorf("the peer got %d bytes, %v; want %d and the end", len(got), err, len(last))
+	}
+}
+
+// Each peer gets whole messages, in the order of each sender. A connection that is ended while goroutines send misses
+// only the last messages.
 func TestManySenders(t *testing.T) {
 	const conns, senders, messages = 12, 6, 100
 	text := func(sender, n int) string {
@@ -350,9 +369,8 @@ func TestManySenders(t *testing.T) {
 	for i := range all {
 		ours, peer := tcp(t)
 		all[i] = w.NewConn(ours)
-		io.WriteString(peer, strings.Repeat("junk\n", 3000))
 		receiving.Go(func() {
-			all[i].ReadLine()
+			all[i].ReadLine() // until the end
 			all[i].Close()
 		})
 		receiving.Go(func() {

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,52 +10,22 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"proofofstake/internal/linefile"
 )
 
 const block0, block1, record = `{"Index":0,"a":1}`, `{"Index":1,"a":1}`, `{"Index":1,"b":1}`
 
-// files are the names of a chain file and a draws file, and a log.
-type files struct {
-	chain, draws string
-	log          bytes.Buffer
-}
-
-// newFiles writes both files in a directory of the test.
-func newFiles(t *testing.T, chain, draws string) *files {
-	dir := t.TempDir()
-	f := &files{chain: dir + "/chain", draws: dir + "/draws"}
-	check(t, os.WriteFile(f.chain, []byte(chain), 0o644), os.WriteFile(f.draws, []byte(draws), 0o644))
-	return f
-}
-
-// check ends the test if there is an error.
-func check(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
+// load writes the files chain and draws in a new working directory. Then it opens them and loads the chain, whose
+// blocks are block0 and block1. The log is the file log. It also gets the error of Load, if any.
+func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
+	t.Chdir(t.TempDir())
+	logFile, err := os.Create("log")
+	err = errors.Join(err, os.WriteFile("chain", []byte(chain), 0o644), os.WriteFile("draws", []byte(draws), 0o644))
+	logger, blocks := log.New(logFile, "", 0), []string{block0, block1, "end"}
+	l, openErr := Open("chain", "draws", logger)
+	if err = errors.Join(err, openErr); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// want checks what the files contain, and how often the log contains a text.
-func (f *files) want(t *testing.T, chain, draws, text string, count int) {
-	t.Helper()
-	synctest.Wait()
-	gotChain, _ := os.ReadFile(f.chain) // nothing if it is displaced
-	gotDraws, _ := os.ReadFile(f.draws)
-	if logged := f.log.String(); string(gotChain) != chain || string(gotDraws) != draws ||
-		strings.Count(logged, text) != count {
-		t.Errorf("the files are %q and %q, want %q and %q; the log is %q, want %q %d times",
-			gotChain, gotDraws, chain, draws, logged, text, count)
-	}
-}
-
-// load opens the files and loads the chain, whose blocks are block0 and block1. It logs the error, if any.
-func (f *files) load(t *testing.T, ctx context.Context) (*Ledger, error) {
-	logger, blocks := log.New(&f.log, "", 0), []string{block0, block1, "end"}
-	l, err := Open(f.chain, f.draws, logger)
-	check(t, err)
+	t.Cleanup(func() { logFile.Close() })
 	err = l.Load(ctx, func(line []byte) error {
 		if string(line) != blocks[0] {
 			return errors.New("not a block")
@@ -65,46 +34,52 @@ func (f *files) load(t *testing.T, ctx context.Context) (*Ledger, error) {
 		return nil
 	})
 	if err != nil {
-		logger.Print(err)
+		logger.Print("error: ", err)
 	}
-	return l, err
+	return l
+}
+
+// want checks what the files contain, and how often a text is in the log. A displaced file counts as empty.
+func want(t *testing.T, chain, draws, text string, count int) {
+	t.Helper()
+	synctest.Wait()
+	got := map[string]string{}
+	for _, name := range []string{"chain", "draws", "log"} {
+		content, _ := os.ReadFile(name)
+		got[name] = string(content)
+	}
+	if got["chain"] != chain || got["draws"] != draws || strings.Count(got["log"], text) != count {
+		t.Errorf("got %q, want %q, %q and %d times %q", got, chain, draws, count, text)
+	}
 }
 
 // TestLoad loads files that end in a partial line. It is completed or dropped, unless there is an error.
 func TestLoad(t *testing.T) {
 	const genesis, complete, start, thesis = block0 + "\n", block0 + "\n" + block1 + "\n", `{"Index":`, "a thesis"
-	const dropped, completed, notGenesis = "(9 bytes)", "newline after line ", "chain: line 1: no newline, and not the start"
-	const interrupted, corrupt, both = "chain: interrupted", ": its newline is corrupt", block0 + " " + block1
-	for _, test := range []struct{ chain, draws, wantChain, wantDraws, message string }{
-		{complete, record + "\n", complete, record + "\n", ""},
-		{genesis + block1, "", complete, "", completed + "2"},
-		{block0, "", genesis, "", completed + "1"},
-		{genesis + start, record + "\n", genesis, record + "\n", "chain" + dropped},
-		{genesis, record + "\n" + start, genesis, record + "\n", "draws" + dropped},
-		{block0[:8] + "\x00", "", "", "", "chain" + dropped},
-		{genesis + block1 + "x", start, genesis + block1 + "x", start, "chain: line 2" + corrupt},
-		{block0 + "x", "", block0 + "x", "", "chain: line 1" + corrupt},
-		{thesis, start, thesis, start, notGenesis},
-		{both, "", both, "", notGenesis},
-		{"x\n" + start, start, "x\n" + start, start, "chain: line 1: not a block"},
-		{genesis, thesis, genesis, thesis, "draws: not a draws file"},
-		{complete, start, complete, start, interrupted},
-		{genesis + block1, "", genesis + block1, "", interrupted},
-		{block0, "", block0, "", interrupted},
+	const dropped, completed = ": dropping a partial last line (9 bytes)", "chain: adding the missing newline after line "
+	const corrupt, notGenesis = ": its newline is corrupt", "error: chain: line 1: no newline, and not the start"
+	const interrupted, records = "error: chain: interrupted", record + "\n"
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, row := range [][]string{ // chain, draws, log, and what both files contain then, unless they are unchanged
+		{complete, records, ""}, {genesis, thesis, "error: draws: not a draws file"},
+		{genesis + block1, "", completed + "2", complete, ""}, {block0, "", completed + "1", genesis, ""},
+		{genesis + start, records, "chain" + dropped, genesis, records}, {start, "", "chain" + dropped, "", ""},
+		{genesis, records + start, "draws" + dropped, genesis, records},
+		{block0[:8] + "\x00", start[:8] + "\x00", "chain" + dropped, "", ""},
+		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {block0 + "x", "", "error: chain: line 1" + corrupt},
+		{thesis, start, notGenesis}, {block0 + " " + block1, "", notGenesis},
+		{"x\n" + start, start, "error: chain: line 1: not a block"}, {complete, start, interrupted},
+		{genesis + block1, "", interrupted}, {block0, "", interrupted},
 	} {
 		synctest.Test(t, func(t *testing.T) { // so that nothing can hang
-			f := newFiles(t, test.chain, test.draws)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			if test.message == interrupted {
-				cancel()
+			ctx, wanted := t.Context(), append(row, row[:2]...)[3:]
+			if row[2] == interrupted {
+				ctx = canceled
 			}
-			l, err := f.load(t, ctx)
-			l.Close()
-			if isError := strings.Contains(test.message, ": ") && !strings.Contains(test.message, dropped); isError != (err != nil) {
-				t.Errorf("%q: error %v, want %q", test.chain, err, test.message)
-			}
-			f.want(t, test.wantChain, test.wantDraws, test.message, 1)
+			load(t, ctx, row[0], row[1]).Close()
+			want(t, wanted[0], wanted[1], row[2], 1) // an empty log contains "" once
+			want(t, wanted[0], wanted[1], "error: ", strings.Count(row[2], "error: "))
 		})
 	}
 }
@@ -112,13 +87,56 @@ func TestLoad(t *testing.T) {
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
 // ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called.
 func TestSave(t *testing.T) {
-	for _, test := range []struct{ displaceChain bool; early string; hints int }{{true, record+"\n", 2}, {false, "", 0}} {
+	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
+	for name, early := range map[string]string{"chain": record + "\n", "draws": ""} { // the records saved meanwhile
 		synctest.Test(t, func(t *testing.T) {
-			f := newFiles(t, block0+"\n", "")
-			l, err := f.load(t, t.Context())
-			check(t, err)
-			defer l.Close()
-			XX
+			l := load(t, t.Context(), before, "")
+			os.Rename(name, "away")
+			os.Mkdir(name, 0o755)
+			l.Save(Entry{Index: 1, Record: []byte(record), Block: []byte(block1)})
+			time.Sleep(61500 * time.Millisecond)
+			os.Remove(name)
+			os.Rename("away", name)
+			want(t, before, early, "cannot save block 1: ", 2)
+			want(t, before, early, "move it back; otherwise restart", 2*strings.Count(early, "\n"))
+			time.Sleep(499 * time.Millisecond)
+			want(t, before, early, "after all", 0)
+			time.Sleep(time.Millisecond)
+			<-l.Saved
+			want(t, before+block1+"\n", record+"\n", "saved block 1 after all", 1)
+			os.Remove("draws") // which is allowed
+			l.Save(Entry{Index: 2, Record: []byte("2"), Block: []byte("two")})
+			<-l.Saved
+			l.Save(Entry{Index: 3, Block: []byte("three")})
+			<-l.Saved
+			want(t, after, "2\n", "moved; reopened it, new draws go there\n", 1)
+			os.Rename("chain", "away")
+			l.Save(Entry{Index: 4, Block: []byte("four")})
+			synctest.Wait()
+			l.Cancel()
+			os.Rename("away", "chain")
+			time.Sleep(time.Minute)
+			want(t, after, "2\n", "after all", 1)
+			l.Close()
 		})
 	}
+}
+
+// TestOpen opens files that are in use. The error names the setting. A file that was opened before is closed again.
+func TestOpen(t *testing.T) {
+	l := load(t, t.Context(), "", "")
+	_, chainErr := Open("chain", "free", nil)
+	_, drawsErr := Open("free", "draws", nil)
+	l.Close()
+	if errs := fmt.Sprint(chainErr, drawsErr); !strings.HasPrefix(errs, `CHAIN_FILE="chain"`) ||
+		!strings.Contains(errs, ` DRAWS_FILE="draws"`) {
+		t.Error(errs)
+	}
+	l, err1 := Open("chain", "draws", nil)
+	free, err2 := Open("free", "", nil)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	free.Close()
 }

@@ -18,14 +18,15 @@ const block0, block1, record = `{"Index":0,"a":1}`, `{"Index":1,"a":1}`, `{"Inde
 // blocks are block0 and block1. The log is the file log. It also gets the error of Load, if any.
 func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 	t.Chdir(t.TempDir())
-	logFile, err := os.Create("log")
-	err = errors.Join(err, os.WriteFile("chain", []byte(chain), 0o644), os.WriteFile("draws", []byte(draws), 0o644))
+	os.WriteFile("chain", []byte(chain), 0o644)
+	os.WriteFile("draws", []byte(draws), 0o644)
+	logFile, _ := os.Create("log")
+	t.Cleanup(func() { logFile.Close() })
 	logger, blocks := log.New(logFile, "", 0), []string{block0, block1, "end"}
-	l, openErr := Open("chain", "draws", logger)
-	if err = errors.Join(err, openErr); err != nil {
+	l, err := Open("chain", "draws", logger)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { logFile.Close() })
 	err = l.Load(ctx, func(line []byte) error {
 		if string(line) != blocks[0] {
 			return errors.New("not a block")
@@ -43,13 +44,11 @@ func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 func want(t *testing.T, chain, draws, text string, count int) {
 	t.Helper()
 	synctest.Wait()
-	got := map[string]string{}
-	for _, name := range []string{"chain", "draws", "log"} {
-		content, _ := os.ReadFile(name)
-		got[name] = string(content)
-	}
-	if got["chain"] != chain || got["draws"] != draws || strings.Count(got["log"], text) != count {
-		t.Errorf("got %q, want %q, %q and %d times %q", got, chain, draws, count, text)
+	gotChain, _ := os.ReadFile("chain")
+	gotDraws, _ := os.ReadFile("draws")
+	logged, _ := os.ReadFile("log")
+	if string(gotChain) != chain || string(gotDraws) != draws || strings.Count(string(logged), text) != count {
+		t.Errorf("got %q, %q, %q, want %q, %q, %d times %q", gotChain, gotDraws, logged, chain, draws, count, text)
 	}
 }
 
@@ -67,9 +66,9 @@ func TestLoad(t *testing.T) {
 		{genesis + start, records, "chain" + dropped, genesis, records}, {start, "", "chain" + dropped, "", ""},
 		{genesis, records + start, "draws" + dropped, genesis, records},
 		{block0[:8] + "\x00", start[:8] + "\x00", "chain" + dropped, "", ""},
-		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {block0 + "x", "", "error: chain: line 1" + corrupt},
-		{thesis, start, notGenesis}, {block0 + " " + block1, "", notGenesis},
-		{"x\n" + start, start, "error: chain: line 1: not a block"}, {complete, start, interrupted},
+		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {complete, start, interrupted},
+		{block0 + "x", "", "error: chain: line 1" + corrupt}, {thesis, start, notGenesis},
+		{block0 + " " + block1, "", notGenesis}, {"x\n" + start, start, "error: chain: line 1: not a block"},
 		{genesis + block1, "", interrupted}, {block0, "", interrupted},
 	} {
 		synctest.Test(t, func(t *testing.T) { // so that nothing can hang
@@ -85,7 +84,8 @@ func TestLoad(t *testing.T) {
 }
 
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
-// ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called.
+// ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called. At the
+// end, all files are closed.
 func TestSave(t *testing.T) {
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
 	for name, early := range map[string]string{"chain": record + "\n", "draws": ""} { // the records saved meanwhile
@@ -117,26 +117,14 @@ func TestSave(t *testing.T) {
 			os.Rename("away", "chain")
 			time.Sleep(time.Minute)
 			want(t, after, "2\n", "after all", 1)
+
+			_, inUse := Open("free", "draws", nil) // opens and closes the first one
 			l.Close()
+			l, err := Open("draws", "chain", nil)
+			_, freeErr := Open("free", "", nil)
+			if !strings.HasPrefix(fmt.Sprint(inUse), "DRAWS_FILE=") || err != nil || freeErr != nil {
+				t.Error(inUse, err, freeErr)
+			}
 		})
 	}
-}
-
-// TestOpen opens files that are in use. The error names the setting. A file that was opened before is closed again.
-func TestOpen(t *testing.T) {
-	l := load(t, t.Context(), "", "")
-	_, chainErr := Open("chain", "free", nil)
-	_, drawsErr := Open("free", "draws", nil)
-	l.Close()
-	if errs := fmt.Sprint(chainErr, drawsErr); !strings.HasPrefix(errs, `CHAIN_FILE="chain"`) ||
-		!strings.Contains(errs, ` DRAWS_FILE="draws"`) {
-		t.Error(errs)
-	}
-	l, err1 := Open("chain", "draws", nil)
-	free, err2 := Open("free", "", nil)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	free.Close()
 }

@@ -106,18 +106,14 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.text.Write(p)
 }
 
-// take returns what was written since the last call.
-func (o *output) take() string {
+// next returns what was written since the last call, in virtual time. It first waits until everything has happened that
+// happens now.
+func (o *output) next() string {
+	synctest.Wait()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	defer o.text.Reset()
 	return o.text.String()
-}
-
-// next is take in virtual time. It first waits until everything has happened that happens now.
-func (o *output) next() string {
-	synctest.Wait()
-	return o.take()
 }
 
 // inMemory returns the default settings, but without files and broadcasts.
@@ -526,14 +522,9 @@ Enter a new BPM:
 block 1: 2 proposals, 1100 tokens, 1000 of them yours (90.9%); the winner is drawn in 29s
 
 Enter a new BPM:`)
-		n.connect().dialogue(`Enter token balance:«-5⏎Help⏎1001⏎no⏎100»
+		n.connect().dialogue(`Enter token balance:«-5⏎1001⏎no⏎100»
 
 "-5" is not a stake: the minimum is 1
-Enter token balance:
-Your stake is a whole number, from 1 to 1000. The tokens are play money.
-The more you stake, the better your chance to forge (add) the next block.
-  draw   show the last draw, so that you can check it
-  quit   leave
 Enter token balance:
 "1001" is not a stake: the maximum is 1000; one more try
 Enter token balance:
@@ -628,7 +619,7 @@ func TestInput(t *testing.T) {
 		alice := n.join("alice", 5)
 		has(t, alice.send("\n"), " 0 proposals, 0 tokens")
 		has(t, alice.send("help\n"), "Type your pulse", bpmPrompt)
-		n.stdout.take()
+		n.stdout.next()
 		time.Sleep(n.Round)
 		if text := n.stdout.next(); strings.Contains(text, "left") || strings.Contains(text, "forged") {
 			t.Errorf("on the console: %s", text)
@@ -676,15 +667,6 @@ func TestLimits(t *testing.T) {
 			has(t, n.connectFrom(ipv4).next(), stakePrompt)
 		})
 	}
-	s := inMemory()
-	s.MaxClients = 0
-	inVirtualTime(t, s, func(n *testNetwork) { // even then, memory is limited
-		alice, bob := n.join("alice", 1), n.join("bob", 1)
-		n.do(func() { n.round.proposals = slices.Repeat([]*proposal{{}}, 999_999) })
-		alice.propose(validBPM)
-		has(t, bob.send(fmt.Sprintln(validBPM)), "this round is full")
-		n.do(func() { n.round.proposals = n.round.proposals[999_999:] })
-	})
 }
 
 // ---- Leaving ----
@@ -932,22 +914,16 @@ func TestRoundBoundary(t *testing.T) {
 	s := onDisk(t)
 	s.Round = time.Millisecond
 	consistent := regexp.MustCompile(`^(?:.* partial last line\n)?ok: .*\nok: (\d+) draws?\n$`)
-	started, ended := make(chan struct{}), make(chan struct{})
+	restarted(s) // makes the files
+	playing, end := context.WithCancel(t.Context())
 	var verifier sync.WaitGroup
 	verifier.Go(func() { // in real time
-		<-started
-		for {
-			select {
-			case <-ended:
-				return
-			default:
-				find(t, consistent, verified(s))
-			}
+		for playing.Err() == nil {
+			find(t, consistent, verified(s))
 		}
 	})
 	lines := map[int][]string{} // that the answers name, by block
 	inVirtualTime(t, s, func(n *testNetwork) {
-		close(started)
 		var mu sync.Mutex
 		var clients sync.WaitGroup
 		for range 24 {
@@ -968,7 +944,7 @@ func TestRoundBoundary(t *testing.T) {
 		}
 		clients.Wait()
 	})
-	close(ended)
+	end()
 	verifier.Wait()
 	if m := find(t, consistent, verified(s)); m[1] != strconv.Itoa(len(lines)) {
 		t.Errorf("%s blocks were drawn, but proposals were made for %d", m[1], len(lines))
@@ -982,16 +958,21 @@ func TestRoundBoundary(t *testing.T) {
 	}
 }
 
-// visit connects clients, one after another. Each stakes a token, makes a proposal, and is reset.
+// visit connects clients. Each stakes a token and makes a proposal. In the end, all of them are reset.
 func (n *testNetwork) visit(clients int) {
-	for range clients {
-		client, server := n.dial("127.0.0.1")
+	servers := make([]conn, clients)
+	for i := range servers {
+		var client conn
+		client, servers[i] = n.dial("127.0.0.1")
 		converse(n.t, client, fmt.Sprintf("1\n%d\n", validBPM), "proposed")
+	}
+	for _, server := range servers {
 		server.Close()
 	}
 }
 
-// TestManyProposals makes 20,000 proposals in one round. Each takes little memory when its client has left.
+// TestManyProposals makes 20,000 proposals in one round, by 1,000 clients at a time. (The tutorial's program stops
+// working at 200 to 400.) Each proposal takes little memory when its client has left.
 func TestManyProposals(t *testing.T) {
 	s := inMemory()
 	s.Round, s.MaxClients = time.Hour, 0
@@ -1011,12 +992,10 @@ func TestManyProposals(t *testing.T) {
 // ---- The draw ----
 
 // TestWinsFollowStakes plays rounds of validators who propose in any order, with and without a newcomer, who may be
-// slashed. It checks each draw. In the end, each of them must have won as often as its tickets say.
+// slashed. It checks each draw. In the end, each of them must have won as often as its tickets say. No address repeats.
 func TestWinsFollowStakes(t *testing.T) {
-	for stakes, rounds := range map[[4]int64]int{
-		{1, 2, 7, 5}: 6000,
-		{math.MaxInt64, 1, 1 << 62, math.MaxInt64}: 400,
-	} {
+	addresses := map[string]bool{}
+	for stakes, rounds := range map[[4]int64]int{{1, 2, 7, 5}: 6000, {math.MaxInt64, 1, 1 << 62, math.MaxInt64}: 400} {
 		inVirtualTime(t, inMemory(), func(n *testNetwork) {
 			eve, clients := n.connect(), [4]*testClient{}
 			for i := range clients {
@@ -1040,6 +1019,7 @@ func TestWinsFollowStakes(t *testing.T) {
 				time.Sleep(n.Round)
 				winner, seal = eve.wantDraw(seal, lines...)
 				for who, c := range clients {
+					addresses[c.address] = true
 					share := tickets[who] / all
 					expected[who] += share
 					variance[who] += share * (1 - share)
@@ -1058,28 +1038,8 @@ func TestWinsFollowStakes(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestManyValidators joins 2,000 validators, 1,000 each in two games at the same time. (The tutorial's program stops
-// working at 200 to 400.) No address or seal repeats. All of them hear who has won.
-func TestManyValidators(t *testing.T) {
-	seen := map[string]bool{}
-	for range 2 {
-		inVirtualTime(t, inMemory(), func(n *testNetwork) {
-			clients := make([]*testClient, 1000)
-			for i := range clients {
-				clients[i] = n.join("new", 1)
-				seen[clients[i].seal], seen[clients[i].address] = true, true
-			}
-			clients[0].propose(validBPM)
-			time.Sleep(n.Round)
-			for _, c := range clients {
-				find(t, won, c.next())
-			}
-		})
-	}
-	if len(seen) != 2*(1000+1) {
-		t.Errorf("there are %d different addresses and seals, want %d", len(seen), 2*(1000+1))
+	if want := 4 + 4 + 6400/4; len(addresses) != want {
+		t.Errorf("there are %d different addresses, want %d", len(addresses), want)
 	}
 }
 
@@ -1404,29 +1364,27 @@ func BenchmarkDraw(b *testing.B) {
 
 // writeFiles writes a chain of blocks. If there are proposals, it also writes how each block was drawn from as many.
 func writeFiles(t testing.TB, blocks, proposals int) settings.Settings {
-	s := onDisk(t)
-	var chain, draws bytes.Buffer
-	block, d := generateBlock(beforeGenesis(), 0, ""), draw.New()
-	fmt.Fprintf(&chain, "%s\n", linefile.Encode(block))
+	s, block, d := onDisk(t), generateBlock(beforeGenesis(), 0, ""), draw.New()
+	chain, draws := linefile.Encode(block), []byte{}
 	for i := 1; i < blocks; i++ {
 		for j := range max(proposals, 1) {
-			d.Add(draw.Entry{Name: calculateHash(block.Hash + strconv.Itoa(j)), Tickets: int64(100 + j), Note: strconv.Itoa(validBPM)})
+			d.Add(draw.Entry{Name: calculateHash(block.Hash + strconv.Itoa(j)), Tickets: int64(100 + j), Note: "50"})
 		}
 		outcome, next := d.Outcome(), draw.New()
-		block = generateBlock(block, validBPM, d.Entries[outcome.Winner].Name)
-		fmt.Fprintf(&chain, "%s\n", linefile.Encode(block))
+		block = generateBlock(block, 50, d.Entries[outcome.Winner].Name)
+		chain = append(append(chain, '\n'), linefile.Encode(block)...)
 		if proposals > 0 {
-			fmt.Fprintf(&draws, "%s\n", draw.NewRecord(i, block.Hash, outcome, next))
+			draws = append(append(draws, draw.NewRecord(i, block.Hash, outcome, next)...), '\n')
 		}
 		d = next
 	}
-	write(s.ChainFile, chain.String())
-	write(s.DrawsFile, draws.String())
+	write(s.ChainFile, string(chain), "\n")
+	write(s.DrawsFile, string(draws))
 	return s
 }
 
 // decodeLines decodes and hashes each line of a file: the baseline of reading it.
-func decodeLines[T any](name string, hash func(T)) {
+func decodeLines[T any](name string, hash func(T) string) {
 	for line := range strings.Lines(read(name)) {
 		var v T
 		must(0, json.Unmarshal([]byte(line), &v))
@@ -1434,14 +1392,12 @@ func decodeLines[T any](name string, hash func(T)) {
 	}
 }
 
-func hashBlock(block Block) { calculateBlockHash(block) }
-
 // BenchmarkReplay measures the start with a chain file.
 func BenchmarkReplay(b *testing.B) {
 	for _, blocks := range []int{10_000, 100_000, 1_000_000} {
 		s, name := writeFiles(b, blocks, 0), fmt.Sprintf("blocks=%d/side=", blocks)
 		measure(b, name+"ours", blocks, "block", func() { has(b, restarted(s), restored) })
-		measure(b, name+"baseline", blocks, "block", func() { decodeLines(s.ChainFile, hashBlock) })
+		measure(b, name+"baseline", blocks, "block", func() { decodeLines(s.ChainFile, calculateBlockHash) })
 	}
 }
 
@@ -1450,8 +1406,8 @@ func BenchmarkVerifyDraws(b *testing.B) {
 	s := writeFiles(b, 201, 1000)
 	measure(b, "side=ours", 200*1000, "proposal", func() { has(b, verified(s), "ok: 200 draws\n") })
 	measure(b, "side=baseline", 200*1000, "proposal", func() {
-		decodeLines(s.ChainFile, hashBlock)
-		decodeLines(s.DrawsFile, func(r draw.Record) { calculateHash(strings.Join(r.Lines, "\n") + "\n") })
+		decodeLines(s.ChainFile, calculateBlockHash)
+		decodeLines(s.DrawsFile, func(r draw.Record) string { return calculateHash(strings.Join(r.Lines, "\n") + "\n") })
 	})
 }
 
@@ -1471,14 +1427,12 @@ func BenchmarkRoundEnd(b *testing.B) {
 			n.interrupt() // ends the round
 			converse(b, client, "", "winning validator: ")
 			b.StopTimer()
-			converse(b, client, "", shutdownMessage)
 			client.Close()
 			<-n.served // within shutdownTimeout
 			b.StartTimer()
 		}
 	})
-	lines := strings.Repeat(calculateHash("")+" 100 50\n", 10_000)
-	f := must(os.Create(s.ChainFile))
+	lines, f := strings.Repeat(calculateHash("")+" 100 50\n", 10_000), must(os.Create(s.ChainFile))
 	defer f.Close()
 	measure(b, "side=baseline", 10_000, "proposal", func() {
 		calculateHash(lines)

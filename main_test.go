@@ -288,14 +288,10 @@ func (c *testClient) send(text string) string {
 // propose proposes a block, and fails the test if the proposal does not count. It returns its line in the draw lines.
 func (c *testClient) propose(bpm int) string {
 	c.n.t.Helper()
-	return drawLine(find(c.n.t, proposed, c.send(fmt.Sprintln(bpm))), c.address)
-}
-
-// drawLine returns the line of a proposal in the draw lines, from the submatches of proposed.
-func drawLine(m []string, address string) string {
+	m := find(c.n.t, proposed, c.send(fmt.Sprintln(bpm)))
 	var first, last big.Int
 	fmt.Sscan(m[3]+" "+cmp.Or(m[4], m[3]), &first, &last)
-	return fmt.Sprintf("%s %d %s", address, first.Add(big.NewInt(1), last.Sub(&last, &first)), m[2])
+	return fmt.Sprintf("%s %d %s", c.address, first.Add(big.NewInt(1), last.Sub(&last, &first)), m[2])
 }
 
 // dialogue checks a dialogue as the player sees it: «72» is a line that is typed, «100⏎72» are two in one packet,
@@ -320,13 +316,6 @@ func (c *testClient) dialogue(script string) {
 	}
 }
 
-// wantNothing fails the test if the client receives anything while time passes.
-func (c *testClient) wantNothing(d time.Duration) {
-	c.n.t.Helper()
-	time.Sleep(d)
-	c.n.match(c.next(), "")
-}
-
 // wantWinner checks that the client has received the announcement of a block, its prompt, and then the text last. It
 // returns the announcement's submatches.
 func (c *testClient) wantWinner(block int, winner, last string) []string {
@@ -344,7 +333,7 @@ func (c *testClient) wantWinner(block int, winner, last string) []string {
 // take, or sends something else before.
 func (c *testClient) wantClosed() {
 	c.n.t.Helper()
-	c.wantNothing(time.Second)
+	c.dialogue("«1s later»")
 	select {
 	case <-c.closed:
 	default:
@@ -704,20 +693,21 @@ func TestVanishingClient(t *testing.T) {
 	s.Round, s.Broadcast = 270*time.Second, time.Minute
 	for _, how := range []string{"stalled", "reset", "input ended, then reset"} {
 		inVirtualTime(t, s, func(n *testNetwork) {
-			client, server := n.dial("127.0.0.1")
-			eve, address := n.connect(), find(t, joined, converse(t, client, "100\n", bpmPrompt))[1]
-			n.known["<alice>"] = address
-			converse(t, client, fmt.Sprintln(validBPM), bpmPrompt)
+			alice, eve := n.join("alice", 100), n.connect()
+			alice.propose(validBPM)
 			time.Sleep(time.Second)
-			if how == "input ended, then reset" {
-				client.CloseWrite()
+			switch how {
+			case "stalled":
+				alice.conn.SetReadDeadline(time.Now())
+			case "input ended, then reset":
+				alice.endInput()
 				synctest.Wait()
-			}
-			if how != "stalled" {
-				server.Close()
+				fallthrough
+			default:
+				alice.reset()
 			}
 			time.Sleep(100 * time.Second) // the next broadcast finds that it is gone, or does not read
-			has(t, n.stdout.next(), "validators: 0 ", "  left: "+address+" 100\n")
+			has(t, n.stdout.next(), "validators: 0 ", "  left: "+alice.address+" 100\n")
 			if log := n.stderr.next(); strings.Contains(log, "disconnected 1 client") != (how == "stalled") {
 				t.Errorf("%s: the log says %q", how, log)
 			}
@@ -725,7 +715,7 @@ func TestVanishingClient(t *testing.T) {
 			eve.next()
 			time.Sleep(time.Second)
 			eve.wantWinner(1, "alice", "")
-			has(t, n.stdout.next(), "forged by "+address)
+			has(t, n.stdout.next(), "forged by "+alice.address)
 		})
 	}
 }
@@ -762,11 +752,11 @@ func TestSilentRounds(t *testing.T) {
 		eve, alice := n.connect(), n.join("alice", 100)
 		alice.disconnect()
 		eve.next()
-		eve.wantNothing(10 * time.Minute)
+		eve.dialogue("«10m later»")
 		mallory := n.join("mallory", 100)
 		mallory.propose(validBPM)
 		has(t, mallory.send(notABPM+"\n"), isSlashed)
-		eve.wantNothing(n.Round)
+		eve.dialogue("«30s later»")
 		bob := n.join("bob", 100)
 		line := bob.propose(validBPM)
 		time.Sleep(n.Round)
@@ -858,34 +848,34 @@ func TestUnsavedBlock(t *testing.T) {
 					find(t, won, carol.next()+eve.next())
 					return
 				}
-				carol.wantNothing(1999 * time.Millisecond)
+				carol.dialogue("«1999ms later»")
 				time.Sleep(time.Millisecond)
 				n.match(carol.next(), shutdownMessage)
 				has(t, n.stderr.next(), "block 1 was not announced")
 				return
 			}
-			carol.wantNothing(499 * time.Millisecond)
+			carol.dialogue("«499ms later»")
 			time.Sleep(time.Millisecond)
 			for _, text := range []string{carol.next(), carol.send(bpm), carol.send("\n")} {
 				has(t, text, "block 1 ", "not saved yet", bpmPrompt)
 			}
 			has(t, bob.send(notABPM+"\n"), isSlashed) // too late to void its proposal
 			has(t, n.stderr.next(), "cannot save block 1: ", name, "saving block 1 takes more than a second; ")
-			eve.wantNothing(60500 * time.Millisecond)
+			eve.dialogue("«60500ms later»")
 			restore()
 			time.Sleep(500 * time.Millisecond)
 			eve.wantDraw(alice.seal, lines...)
 			alice.disconnect()
 			carol.next()
 			carol.propose(validBPM)
-			carol.wantNothing(29 * time.Second)
+			carol.dialogue("«29s later»")
 			restore = displace(name)
-			carol.wantNothing(3500 * time.Millisecond) // the round ends a second after its start
+			carol.dialogue("«3500ms later»") // the round ends a second after its start
 			restore()
 			time.Sleep(500 * time.Millisecond)
 			carol.wantWinner(2, "carol", "")
 			carol.propose(validBPM)
-			carol.wantNothing(27*time.Second - time.Millisecond) // the rest of the round
+			carol.dialogue("«26999ms later»") // the rest of the round
 			time.Sleep(time.Millisecond)
 			carol.wantWinner(3, "carol", "")
 		})
@@ -908,54 +898,26 @@ func converse(t testing.TB, client net.Conn, text, until string) (received strin
 	return received
 }
 
-// TestRoundBoundary makes proposals while rounds end. Each counts in the round that its answer names, and in no other.
-// Meanwhile, verify finds a draw record for every block.
-func TestRoundBoundary(t *testing.T) {
-	s := onDisk(t)
-	s.Round = time.Millisecond
-	consistent := regexp.MustCompile(`^(?:.* partial last line\n)?ok: .*\nok: (\d+) draws?\n$`)
+// TestVerifyWhileRunning checks that verify always finds a draw record for every block.
+func TestVerifyWhileRunning(t *testing.T) {
+	s, complete := onDisk(t), regexp.MustCompile(`^(?:.* partial last line\n)?ok: .*\nok: \d+ draws?\n$`)
 	restarted(s) // makes the files
 	playing, end := context.WithCancel(t.Context())
 	var verifier sync.WaitGroup
 	verifier.Go(func() { // in real time
 		for playing.Err() == nil {
-			find(t, consistent, verified(s))
+			find(t, complete, verified(s))
 		}
 	})
-	lines := map[int][]string{} // that the answers name, by block
 	inVirtualTime(t, s, func(n *testNetwork) {
-		var mu sync.Mutex
-		var clients sync.WaitGroup
-		for range 24 {
-			clients.Go(func() {
-				client, server := n.dial("127.0.0.1")
-				address := find(t, joined, converse(t, client, "1\n", bpmPrompt))[1]
-				for range 50 {
-					time.Sleep(time.Duration(rand.IntN(5)) * n.Round / 4)
-					m := find(t, proposed, converse(t, client, fmt.Sprintln(validBPM+rand.IntN(10)), " proposed "))
-					block, _ := strconv.Atoi(m[1])
-					mu.Lock()
-					lines[block] = append(lines[block], drawLine(m, address))
-					mu.Unlock()
-					converse(t, client, "", "winning validator: ")
-				}
-				server.Close()
-			})
+		alice := n.join("alice", 1)
+		for range 1000 {
+			alice.propose(validBPM)
+			time.Sleep(n.Round)
 		}
-		clients.Wait()
 	})
 	end()
 	verifier.Wait()
-	if m := find(t, consistent, verified(s)); m[1] != strconv.Itoa(len(lines)) {
-		t.Errorf("%s blocks were drawn, but proposals were made for %d", m[1], len(lines))
-	}
-	for line := range strings.Lines(read(s.DrawsFile)) {
-		var r draw.Record
-		must(0, json.Unmarshal([]byte(line), &r))
-		if slices.Sort(r.Lines[1:]); !slices.Equal(r.Lines[1:], slices.Sorted(slices.Values(lines[r.Index]))) {
-			t.Errorf("block %d was drawn from %v, but the answers name %v", r.Index, r.Lines[1:], lines[r.Index])
-		}
-	}
 }
 
 // visit connects clients. Each stakes a token and makes a proposal. In the end, all of them are reset.
@@ -1132,8 +1094,16 @@ func TestRestart(t *testing.T) {
 			alice.send("quit\n")
 		})
 	}
+	chain, draws := strings.SplitAfter(read(s.ChainFile), "\n"), strings.SplitAfter(read(s.DrawsFile), "\n")
 	head := readChain(t, s.ChainFile)[4].Hash
 	has(t, verified(s), "ok: 5 blocks, head "+head+"\nok: 4 draws; ", "restart (lines 3, 4)\n")
+	write(s.DrawsFile, draws[0], strings.Replace(draws[1], " 50", " 51", 1))
+	has(t, verified(s), isError+s.DrawsFile+": line 2: ")
+	write(s.DrawsFile, draws...)
+	write(s.ChainFile, chain[:4]...) // the last block was never announced
+	has(t, verified(s), "\nok: 3 draws; 2 ")
+	write(s.ChainFile, chain[:3]...) // the last two announced blocks are lost
+	has(t, verified(s), isError+s.DrawsFile+": line 4: ")
 	// The clock was set back, but no block is older than the one before it.
 	has(t, generateBlock(Block{Timestamp: "2100-01-01T00:00:00.000000000Z"}, 0, "").Timestamp, "2100")
 }
@@ -1181,76 +1151,46 @@ func TestChainFileErrors(t *testing.T) {
 	s.DrawsFile = ""
 	lines, chain := strings.SplitAfter(read(s.ChainFile), "\n"), readChain(t, s.ChainFile)
 	otherGame := strings.SplitAfter(read(playedFiles(t, 3).ChainFile), "\n")
-	genesis, first := chain[0], chain[1]
-	want := func(message string, file ...string) {
-		t.Helper()
-		write(s.ChainFile, file...)
-		has(t, verified(s), isError+s.ChainFile+": "+message)
-		has(t, restarted(s), isError+s.ChainFile+": "+message)
+	genesis, first, before := chain[0], chain[1], beforeGenesis()
+	if !isBlockValid(first, genesis) || isBlockValid(first, first) {
+		t.Error("block 1 must follow the genesis block, and only that")
 	}
-	// line returns the line of an invalid block, whose hash is made to fit.
-	line := func(b, before Block) string {
-		if b.Hash = calculateBlockHash(b); isBlockValid(b, before) {
-			t.Errorf("%+v is valid", b)
-		}
+	line := func(b Block) string { // with a hash that fits
+		b.Hash = calculateBlockHash(b)
 		return string(linefile.Encode(b)) + "\n"
 	}
-	want("line 3: wrong index", lines[0], lines[1], lines[3])
-	want("line 2: wrong index", lines[0], lines[0])
-	want("line 1: wrong index", lines[1])
-	want("line 3: wrong previous hash", lines[0], lines[1], otherGame[2])
-	for _, b := range []Block{generateBlock(beforeGenesis(), validBPM, ""), generateBlock(beforeGenesis(), 0, "alice")} {
-		want("line 1: wrong genesis block", line(b, beforeGenesis()))
-	}
-	want("line 2: wrong BPM", lines[0], line(generateBlock(genesis, math.MinInt, genesis.Hash), genesis))
-	// If a field could contain a newline, two blocks could have the same hash.
-	for _, validator := range []string{"", genesis.Hash[1:] + "\n"} {
-		want("line 2: wrong validator", lines[0], line(generateBlock(genesis, validBPM, validator), genesis))
-	}
 	edited := first
+	edited.BPM++
+	tests := [][]string{ // the error, then the lines of the file
+		{"line 3: wrong index", lines[0], lines[1], lines[3]}, {"line 2: wrong index", lines[0], lines[0]},
+		{"line 1: wrong index", lines[1]}, {"line 3: wrong previous hash", lines[0], lines[1], otherGame[2]},
+		{"line 2: wrong hash", lines[0], string(linefile.Encode(edited)) + "\n", lines[2]},
+		{"line 3: wrong previous hash", lines[0], line(edited), lines[2]},
+		{"line 2: ", lines[0], strings.Replace(lines[1], "\n", "\r\n", 1), lines[2]},
+		{"line 1: wrong genesis block", line(generateBlock(before, validBPM, ""))},
+		{"line 1: wrong genesis block", line(generateBlock(before, 0, "alice"))},
+		{"line 2: wrong BPM", lines[0], line(generateBlock(genesis, math.MinInt, genesis.Hash))},
+		{"line 2: wrong validator", lines[0], line(generateBlock(genesis, validBPM, ""))},
+		// If a field could contain a newline, two blocks could have the same hash.
+		{"line 2: wrong validator", lines[0], line(generateBlock(genesis, validBPM, genesis.Hash[1:]+"\n"))},
+	}
 	for _, edited.Timestamp = range []string{
 		"zzz", "2026-11-23T15:38:49Z", "2026-11-23T15:38:49.1234+01:00", "2026-11-23T15:38:49,123456789Z",
 		"2026-13-23T15:38:49.123456789Z", "2026-11-23T15:38:49.12345678Z", first.Timestamp + "\n7",
 	} {
-		want("line 2: wrong timestamp", lines[0], line(edited, genesis))
+		tests = append(tests, []string{"line 2: wrong timestamp", lines[0], line(edited)})
 	}
-	edited.Timestamp = genesis.Timestamp
-	want("line 2: wrong hash", lines[0], string(linefile.Encode(edited))+"\n", lines[2])
-	want("line 3: wrong previous hash", lines[0], line(edited, first), lines[2])
-	want("line 2: ", lines[0], strings.Replace(lines[1], "\n", "\r\n", 1), lines[2])
+	for _, test := range tests {
+		write(s.ChainFile, test[1:]...)
+		has(t, verified(s), isError+s.ChainFile+": "+test[0])
+		has(t, restarted(s), isError+s.ChainFile+": "+test[0])
+	}
 	write(s.ChainFile, lines[0], lines[1][:100])
 	has(t, verified(s), s.ChainFile+": ignoring a partial last line\n", "ok: 1 block, ")
 	write(s.ChainFile, "{")
 	has(t, verified(s), isError+s.ChainFile+": no genesis block")
 	s.ChainFile += ".none"
 	has(t, verified(s), isError)
-}
-
-// TestDrawsFile checks that verify names the line of an error. Draw records may be missing, and the draw of the next
-// block may have been made and never announced.
-func TestDrawsFile(t *testing.T) {
-	s := playedFiles(t, 3)
-	lines, chain := strings.SplitAfter(read(s.DrawsFile), "\n"), strings.SplitAfter(read(s.ChainFile), "\n")
-	want := func(result string, file ...string) {
-		t.Helper()
-		write(s.DrawsFile, file...)
-		has(t, verified(s), result)
-	}
-	wrong := isError + s.DrawsFile + ": line "
-	want("\nok: 3 draws\n", lines...)
-	want("\nok: 2 draws; 1 block", lines[0], lines[2])
-	want("\nok: 0 draws; 3 blocks", lines[2][:100])
-	want(wrong+"2: ", lines[0], strings.Replace(lines[1], " 50", " 51", 1), lines[2])
-	want(wrong+"4: ", lines[0], lines[1], lines[2], lines[2])
-	write(s.ChainFile, chain[:2]...) // the last two announced blocks are lost
-	want(wrong+"3: ", lines...)
-	write(s.ChainFile, chain[:3]...) // the last one was never announced
-	want("\nok: 2 draws\n", lines...)
-	inVirtualTime(t, s, func(n *testNetwork) {
-		n.join("alice", 5).propose(validBPM)
-		time.Sleep(s.Round)
-	})
-	has(t, verified(s), "\nok: 3 draws; ", "restart (line")
 }
 
 // TestLoadedMemory checks that the memory of a server does not grow with the chain that it loads.

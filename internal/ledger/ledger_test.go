@@ -91,24 +91,31 @@ func TestSave(t *testing.T) {
 	for name, early := range map[string]string{"chain": record + "\n", "draws": ""} { // the records saved meanwhile
 		synctest.Test(t, func(t *testing.T) {
 			l := load(t, t.Context(), before, "")
+			wantSaved := func() {
+				t.Helper()
+				select {
+				case <-l.Saved:
+				case <-time.After(10 * time.Millisecond):
+					t.Fatal("the entry is not saved")
+				}
+			}
 			os.Rename(name, "away")
 			os.Mkdir(name, 0o755)
 			l.Save(Entry{Index: 1, Record: []byte(record), Block: []byte(block1)})
-			time.Sleep(61500 * time.Millisecond)
+			time.Sleep(60500 * time.Millisecond)
 			os.Remove(name)
 			os.Rename("away", name)
 			want(t, before, early, "cannot save block 1: ", 2)
 			want(t, before, early, "move it back; otherwise restart", 2*strings.Count(early, "\n"))
 			time.Sleep(499 * time.Millisecond)
 			want(t, before, early, "after all", 0)
-			time.Sleep(time.Millisecond)
-			<-l.Saved
+			wantSaved()
 			want(t, before+block1+"\n", record+"\n", "saved block 1 after all", 1)
 			os.Remove("draws") // which is allowed
 			l.Save(Entry{Index: 2, Record: []byte("2"), Block: []byte("two")})
-			<-l.Saved
+			wantSaved()
 			l.Save(Entry{Index: 3, Block: []byte("three")})
-			<-l.Saved
+			wantSaved()
 			want(t, after, "2\n", "moved; reopened it, new draws go there\n", 1)
 			os.Rename("chain", "away")
 			l.Save(Entry{Index: 4, Block: []byte("four")})

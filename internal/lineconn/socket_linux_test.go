@@ -2,9 +2,11 @@ package lineconn
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"runtime/metrics"
 	"syscall"
@@ -134,4 +136,60 @@ func TestStalledPeer(t *testing.T) {
 	if _, err := io.Copy(io.Discard, peer); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a stalled peer gets %v, want a reset", err)
 	}
+}
+
+// A peer that vanishes is noticed within a minute of the first message sent to it, and within two minutes of silence.
+// (This takes two minutes, and needs root for its network namespaces.)
+func TestVanish(t *testing.T) {
+	if os.Getenv("LINECONN_SLOW") == "" {
+		t.Skip("LINECONN_SLOW is not set")
+	}
+	for _, vanish := range []string{"ip link set veth1 down", "ip addr del 10.99.0.2/24 dev veth1"} {
+		for text, limit := range map[string]time.Duration{"": 2 * time.Minute, "hello": time.Minute} {
+			t.Run(vanish+text, func(t *testing.T) {
+				t.Parallel()
+				runtime.LockOSThread() // never unlocked: the thread and its namespace end with the goroutine
+				l, commands := listenInNamespace(t)
+				if out, err := exec.Command("sh", "-ec", commands).CombinedOutput(); err != nil {
+					t.Skip("no network: ", err, string(out))
+				}
+				_, dialErr := net.Dial("tcp", fmt.Sprint("10.99.0.1:", l.Addr().(*net.TCPAddr).Port))
+				ours, err := l.Accept()
+				if err := errors.Join(err, dialErr, exec.Command("sh", "-c", vanish).Run()); err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				c := newPool(t, 1).NewConn(ours)
+				time.AfterFunc(3*time.Minute, c.CloseNow) // ends a failing test
+				c.Tell("%s", text)
+				c.ReadLine()
+				took := time.Since(start)
+				if t.Logf("noticed after %v: %v", took, c.Err()); took > limit {
+					t.Errorf("it took more than %v", limit)
+				}
+			})
+		}
+	}
+}
+
+// listenInNamespace listens in a new network namespace, and moves the thread to another one, for the peer. It returns
+// shell commands that connect the two.
+func listenInNamespace(t *testing.T) (l *net.TCPListener, commands string) {
+	err := syscall.Unshare(syscall.CLONE_NEWNET)
+	if err != nil {
+		t.Skip("no network namespace: ", err)
+	}
+	namespace, openErr := os.Open("/proc/thread-self/ns/net")
+	l, listenErr := Listen("0.0.0.0:0")
+	if err := errors.Join(openErr, listenErr, syscall.Unshare(syscall.CLONE_NEWNET)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		l.Close()
+		namespace.Close()
+	})
+	return l, fmt.Sprintf(`namespace=/proc/%d/fd/%d
+		ip link add veth1 type veth peer name veth0 netns $namespace
+		nsenter --net=$namespace sh -ec "ip addr add 10.99.0.1/24 dev veth0; ip link set veth0 up"
+		ip addr add 10.99.0.2/24 dev veth1; ip link set veth1 up`, os.Getpid(), namespace.Fd())
 }

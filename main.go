@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log"
 	"math"
 	"math/big"
@@ -247,11 +246,10 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
 		lastDraw:     lineconn.NewNotice([]byte("\nno block has been drawn yet\n")),
 	}
-	if err := n.loadChain(ctx); err != nil {
+	if err := n.load(ctx); err != nil {
 		n.close()
 		return nil, err
 	}
-	n.openRound(draw.New())
 	return n, nil
 }
 
@@ -261,18 +259,18 @@ func (n *network) close() {
 	n.writers.Close()
 }
 
-// loadChain reads the blocks of the chain file, or saves a new genesis block. Then it shows the genesis block on the
-// console.
-func (n *network) loadChain(ctx context.Context) error {
+// load reads the chain file, or saves a new genesis block. Then it shows the genesis block on the console and opens
+// the first round.
+func (n *network) load(ctx context.Context) error {
 	var genesis Block
-	err := n.ledger.Load(ctx, func(line []byte) error {
+	last, err := n.ledger.Load(ctx, func(line []byte) (hash string, err error) {
 		block, err := decodeNext(line, n.head)
 		if err != nil {
-			return fmt.Errorf("%w; repair the file, or move it away to start a new chain", err)
+			return "", fmt.Errorf("%w; repair the file, or move it and the draws away to start a new chain", err)
 		}
 		genesis = cmp.Or(genesis, block)
 		n.extend(block, line)
-		return nil
+		return block.Hash, nil
 	})
 	if err != nil {
 		return err
@@ -290,6 +288,12 @@ func (n *network) loadChain(ctx context.Context) error {
 		fmt.Fprintf(n.console, "restored %s from %s; the head is\n  %s\n",
 			console.Plural(n.head.Index+1, "block"), n.ChainFile, n.head.Hash)
 	}
+	if last.IsAnnounced {
+		n.lastDraw = drawNotice(last.Index, last.Outcome)
+	} else if last.Index > 0 {
+		n.lastDraw = lineconn.NewNotice(fmt.Appendf(nil, "\nthe last draw, of block %d, was never announced\n", last.Index))
+	}
+	n.openRound(draw.New(n.head.Hash, last.Outcome.Hash))
 	return nil
 }
 
@@ -352,7 +356,7 @@ func (n *network) addValidator(c *client, stake int64) {
 		proposeBy = fmt.Sprintf("type your pulse to propose block %d; the winner is drawn in %s\n", index, n.timeLeft())
 	}
 	c.Tell("\nyou are validator %s with %s staked\n%s%s",
-		c.address, console.Plural(stake, "token"), sealLine(index, n.round.Draw), proposeBy)
+		c.address, console.Plural(stake, "token"), n.round.SealLine(index), proposeBy)
 }
 
 // removeValidator takes c off the list of validators. It returns the stake, and whether c was a validator.
@@ -628,13 +632,14 @@ func (n *network) pickWinner() {
 		n.openRound(n.round.Again())
 		return
 	}
-	bpm, address, next := n.round.proposals[outcome.Winner].bpm, n.round.Entries[outcome.Winner].Name, draw.New()
+	bpm, address := n.round.proposals[outcome.Winner].bpm, n.round.Entries[outcome.Winner].Name
 	block := generateBlock(n.head, bpm, address)
 	if !isBlockValid(block, n.head) { // cannot happen without a bug
 		n.log.Printf("block %d does not follow the head: %v", block.Index, validateBlock(block, n.head))
 		n.openRound(n.round.Again())
 		return
 	}
+	next := draw.New(block.Hash, outcome.Hash)
 	n.pending = &pendingBlock{Block: block, Outcome: outcome, next: next}
 	entry := ledger.Entry{Index: block.Index, Block: linefile.Encode(block)}
 	if n.DrawsFile != "" {
@@ -649,8 +654,8 @@ func (n *network) announce() {
 	p := n.pending
 	n.extend(p.Block, linefile.Encode(p.Block))
 	io.WriteString(n.console, n.consoleReport(p))
-	n.lastDraw = drawNotice(p)
-	won, seal := announcement(p, n.round.Secret()), sealLine(p.Index+1, p.next)
+	n.lastDraw = drawNotice(p.Index, p.Outcome)
+	won, seal := announcement(p, n.round.Secret()), p.next.SealLine(p.Index+1)
 	var winner *lineconn.Conn // nil if it has left
 	if c := n.round.proposals[p.Winner].client; c != nil {
 		winner = c.Conn
@@ -692,18 +697,13 @@ func (n *network) consoleReport(p *pendingBlock) string {
 	proposals, total := n.round.Eligible()
 	return fmt.Sprintf("block %d: BPM %d, %v\n  forged by %s\n  who staked %d of %s (%s); %s\n%s",
 		p.Index, p.BPM, p.Outcome, p.Validator, stake, console.Plural(total, "token"), console.Percent(stake, total),
-		console.Plural(proposals, "proposal"), sealLine(p.Index+1, p.next))
+		console.Plural(proposals, "proposal"), p.next.SealLine(p.Index+1))
 }
 
-// drawNotice returns what the command draw shows: how the block was drawn.
-func drawNotice(p *pendingBlock) *lineconn.Notice {
-	title := fmt.Appendf(nil, "\nblock %d: %v; hash these lines to check it:\n", p.Index, p.Outcome)
-	return lineconn.NewNotice(title, []byte(p.Lines))
-}
-
-// sealLine returns the line that publishes the seal of the draw of the block with this index.
-func sealLine(index int, d *draw.Draw) string {
-	return fmt.Sprintf("draw %d seal: %s\n", index, d.Seal())
+// drawNotice returns what the command draw shows: how the block with this index was drawn.
+func drawNotice(index int, o draw.Outcome) *lineconn.Notice {
+	title := fmt.Appendf(nil, "\nblock %d: %v; hash these lines to check it:\n", index, o)
+	return lineconn.NewNotice(title, []byte(o.Lines))
 }
 
 // ---- Checking the files ----
@@ -736,13 +736,12 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", chainName)
 	}
 	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(head.Index+1, "block"), head.Hash)
-	if drawsName == "" {
-		return nil
-	}
-	if err := records.CheckEnd(head.Index); err != nil {
+	if err := records.CheckEnd(); err != nil {
 		return fmt.Errorf("%s: %w", drawsName, err)
 	}
-	fmt.Fprintf(stdout, "ok: %s\n", records.Summary(head.Index))
+	if drawsName != "" {
+		fmt.Fprintf(stdout, "ok: %s", records.Summary())
+	}
 	return nil
 }
 
@@ -750,7 +749,7 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 // draws file of the settings may be missing: it may be moved or deleted at any time.
 func verifyCommand(files []string) error {
 	chain, draws := settings.ChainFile(), settings.DrawsFile()
-	if _, err := os.Stat(draws); draws != "" && errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(draws); draws != "" && errors.Is(err, os.ErrNotExist) {
 		draws = os.DevNull
 	}
 	switch {
@@ -783,7 +782,7 @@ func main() {
 		if len(args) == 2 {
 			name = args[1]
 		}
-		err = draw.Fairness(os.Stdout, name)
+		err = draw.Fairness(os.Stdout, name, settings.ChainFile())
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
@@ -813,7 +812,7 @@ func runServer() error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%slistening on %s\n", sealLine(n.head.Index+1, n.round.Draw), ln.Addr())
+	fmt.Fprintf(stdout, "%slistening on %s\n", n.round.SealLine(n.head.Index+1), ln.Addr())
 	n.serve(ctx, ln)
 	return nil
 }

@@ -350,17 +350,22 @@ func (c *testClient) disconnect() { c.conn.Close() }
 func (c *testClient) reset()      { c.server.Close() }
 
 // wantDraw checks the draw that has just been announced to the client: seal was published before it, and lines are the
-// draw lines after the secret. It returns the address of the winner, and the next seal.
+// draw lines of the proposals. It returns the address of the winner, and the next seal.
 func (c *testClient) wantDraw(seal string, lines ...string) (winner, nextSeal string) {
 	c.n.t.Helper()
 	m := find(c.n.t, won, c.next())
-	lines = append([]string{m[5]}, lines...)
-	d := must(draw.Parse(lines))
-	o := d.Outcome()
-	if d.Seal() != seal || m[1] != d.Entries[o.Winner].Name || m[3] != d.Entries[o.Winner].Note || m[4] != o.String() {
-		c.n.t.Errorf("got %q, but with seal %s, %q give %v", m[0], seal, lines, o)
+	shown := c.send("draw\n")
+	_, text, _ := strings.Cut(strings.TrimSuffix(shown, "\n"+c.prompt), " check it:\n")
+	d, err := draw.Parse(strings.Split(text, "\n"))
+	if err != nil {
+		c.n.t.Fatalf("draw shows %q: %v", shown, err)
 	}
-	has(c.n.t, c.send("draw\n"), o.String(), "\n"+strings.Join(lines, "\n")+"\n")
+	o := d.Outcome()
+	has(c.n.t, shown, m[2]+": "+o.String()+"; ")
+	if d.Seal() != seal || d.Secret() != m[5] || !slices.Equal(strings.Split(text, "\n")[3:], lines) ||
+		m[1] != d.Entries[o.Winner].Name || m[3] != d.Entries[o.Winner].Note || m[4] != o.String() {
+		c.n.t.Errorf("got %q, but with seal %s and %q, the draw is %q", m[0], seal, lines, shown)
+	}
 	return m[1], m[7]
 }
 
@@ -432,6 +437,8 @@ Enter token balance:«draw»
 
 block 1: ticket <ticket1> of 100; hash these lines to check it:
 <secret1>
+9fa00adf97e0d81be3e68f14ea88337abd6eaddb6c7016a873733aa5e48ea371
+none
 <alice> 100 72
 Enter token balance:`)
 		n.wantConsole(`block 1: BPM 72, ticket <ticket1> of 100
@@ -557,6 +564,8 @@ Enter a new BPM:«draw»
 
 block 1: ticket <ticket> of 9223372036854775808 was slashed; redraw: ticket 1 of 1; hash these lines to check it:
 <secret>
+9fa00adf97e0d81be3e68f14ea88337abd6eaddb6c7016a873733aa5e48ea371
+none
 <mallory> 9223372036854775807 slashed
 <alice> 1 71
 
@@ -872,7 +881,9 @@ func converse(t testing.TB, client net.Conn, text, until string) (received strin
 
 // TestVerifyWhileRunning checks that verify always finds a draw record for every block.
 func TestVerifyWhileRunning(t *testing.T) {
-	s, complete := onDisk(t), regexp.MustCompile(`^(?:.* partial last line\n)?ok: .*\nok: \d+ draws?\n$`)
+	complete := regexp.MustCompile(`^(?:.* partial last line\n)?ok: .*\nok: \d+ draws?(?:; 1 draw not announced .*)?\n` +
+		`(?:if you noted this seal, .*\ndraw .*\n)?$`)
+	s := onDisk(t)
 	restarted(s) // makes the files
 	playing, end := context.WithCancel(t.Context())
 	var verifier sync.WaitGroup
@@ -1059,6 +1070,7 @@ func TestRestart(t *testing.T) {
 		inVirtualTime(t, s, func(n *testNetwork) {
 			text := n.stdout.next()
 			has(t, text, chain[0].Hash, fmt.Sprint(restored, blocks, " blocks from ", s.ChainFile), chain[blocks-1].Hash)
+			has(t, n.connect().send("draw\n"), fmt.Sprintf("block %d: ticket ", blocks-1), "\n"+chain[blocks-1].Validator)
 			alice := n.join("alice", 5)
 			alice.propose(validBPM)
 			time.Sleep(n.Round)
@@ -1077,7 +1089,7 @@ func TestRestart(t *testing.T) {
 	has(t, verified(s), isError+s.DrawsFile+": line 2: ")
 	write(s.DrawsFile, draws...)
 	write(s.ChainFile, chain[:4]...) // the last block was never announced
-	has(t, verified(s), "\nok: 3 draws; 2 ")
+	has(t, verified(s), "\nok: 3 draws; 1 draw not announced (line 4); 2 ")
 	write(s.ChainFile, chain[:3]...) // the last two announced blocks are lost
 	has(t, verified(s), isError+s.DrawsFile+": line 4: ")
 	// The clock was set back, but no block is older than the one before it.
@@ -1165,6 +1177,37 @@ func TestChainFileErrors(t *testing.T) {
 	has(t, verified(s), isError+s.ChainFile+": no genesis block")
 	s.ChainFile += ".none"
 	has(t, verified(s), isError)
+}
+
+// TestDrawsFile checks that verify names the line of an error. The last draw records may be missing, and the draw of the
+// next block may have been made and never announced. The draws of another chain stop the start.
+func TestDrawsFile(t *testing.T) {
+	s := playedFiles(t, 3)
+	lines, chain := strings.SplitAfter(read(s.DrawsFile), "\n"), strings.SplitAfter(read(s.ChainFile), "\n")
+	want := func(result string, file ...string) {
+		t.Helper()
+		write(s.DrawsFile, file...)
+		has(t, verified(s), result)
+	}
+	wrong := isError + s.DrawsFile + ": line "
+	want("\nok: 3 draws\n", lines...)
+	want("\nok: 2 draws; 1 block", lines[0], lines[1], lines[2][:100])
+	want("\nok: 0 draws; 3 blocks", lines[2][:100])
+	want(wrong+"2: ", lines[0], strings.Replace(lines[1], " 50", " 51", 1), lines[2])
+	want(wrong+"4: ", lines[0], lines[1], lines[2], lines[2])
+	want(wrong+"2: it does not name the draw before it", lines[0], lines[2])
+	write(s.ChainFile, chain[:2]...) // the last two announced blocks are lost
+	want(wrong+"3: ", lines...)
+	write(s.ChainFile, chain[:3]...) // the last one was never announced
+	want("\nok: 2 draws; 1 draw not announced (line 3)\n", lines...)
+	inVirtualTime(t, s, func(n *testNetwork) {
+		has(t, n.connect().send("draw\n"), "\nthe last draw, of block 3, was never announced\n")
+		n.join("alice", 5).propose(validBPM)
+		time.Sleep(s.Round)
+	})
+	has(t, verified(s), "\nok: 3 draws; 1 draw not announced (line 3); 1 new seal, as after a restart (line 4)\n")
+	write(s.ChainFile, read(playedFiles(t, 3).ChainFile))
+	has(t, restarted(s), isError+s.DrawsFile+": these are draws of another chain than "+s.ChainFile+"; ")
 }
 
 // TestLoadedMemory checks that the memory of a server does not grow with the chain that it loads.
@@ -1255,7 +1298,7 @@ func measure(b *testing.B, name string, count int, thing string, run func()) {
 func BenchmarkDraw(b *testing.B) {
 	for _, proposers := range []int{100, 10_000, 100_000} {
 		for _, tokens := range []int64{1000, 10_000, math.MaxInt64} {
-			name, d := fmt.Sprintf("proposers=%d/tokens=%d/side=", proposers, tokens), draw.New()
+			name, d := fmt.Sprintf("proposers=%d/tokens=%d/side=", proposers, tokens), draw.New("", draw.None)
 			for i := range proposers {
 				d.Add(draw.Entry{Name: calculateHash(strconv.Itoa(i)), Tickets: tokens, Note: "70"})
 			}
@@ -1278,14 +1321,16 @@ func BenchmarkDraw(b *testing.B) {
 
 // writeFiles writes a chain of blocks. If there are proposals, it also writes how each block was drawn from as many.
 func writeFiles(t testing.TB, blocks, proposals int) settings.Settings {
-	s, block, d := onDisk(t), generateBlock(beforeGenesis(), 0, ""), draw.New()
+	s, block := onDisk(t), generateBlock(beforeGenesis(), 0, "")
+	d := draw.New(block.Hash, draw.None)
 	chain, draws := linefile.Encode(block), []byte{}
 	for i := 1; i < blocks; i++ {
 		for j := range max(proposals, 1) {
 			d.Add(draw.Entry{Name: calculateHash(block.Hash + strconv.Itoa(j)), Tickets: int64(100 + j), Note: "50"})
 		}
-		outcome, next := d.Outcome(), draw.New()
+		outcome := d.Outcome()
 		block = generateBlock(block, 50, d.Entries[outcome.Winner].Name)
+		next := draw.New(block.Hash, outcome.Hash)
 		chain = append(append(chain, '\n'), linefile.Encode(block)...)
 		if proposals > 0 {
 			draws = append(append(draws, draw.NewRecord(i, block.Hash, outcome, next)...), '\n')

@@ -1,17 +1,21 @@
 // Package draw is a sealed lottery that anyone can check with sha256sum and a calculator.
 //
-// Before there are any entries, whoever runs the lottery makes a secret and publishes its seal, which is the secret's
-// hash. Each entry gets tickets, numbered consecutively. At the end the secret is revealed. The hash of the secret and
-// all entries, read as a number, picks the winning ticket. Nobody who enters can predict it, and whoever runs the
-// lottery committed to the secret before seeing the entries. What this does not prove: that no entry was left out, or
-// added at the last moment by someone who knew the secret.
+// Before there are any entries, whoever runs the lottery makes a secret and publishes its seal. Each entry gets
+// tickets, numbered consecutively. At the end the secret is revealed. The hash of the secret and all entries, read as a
+// number, picks the winning ticket. Nobody who enters can predict it, and whoever runs the lottery committed to the
+// secret before seeing the entries. What this does not prove: that no entry was left out, or added at the last moment
+// by someone who knew the secret.
+//
+// Draws form a chain beside the chain of blocks: each one names the block and the draw before it, and its seal covers
+// both. So one seal that somebody has noted pins all draws and all blocks before it.
 //
 // In detail, every hash is the SHA-256 of lines, each followed by a newline, in lower-case hex:
 //
-//   - The draw lines are the secret and then, for each entry in order, "<name> <tickets> <note>". An entry that was
-//     slashed keeps its line and its tickets, but its note is "slashed".
-//   - The seal is the hash of the secret.
-//   - The winning ticket is 1 + D mod all tickets, where D is the hash of the draw lines.
+//   - The draw lines are the secret, the hash of the block before, the hash of the draw before ("none" if none is
+//     recorded), and then, for each entry in order, "<name> <tickets> <note>". An entry that was slashed keeps its line
+//     and its tickets, but its note is "slashed".
+//   - The seal is the hash of the first three lines.
+//   - The hash of the draw, D, is the hash of the draw lines. The winning ticket is 1 + D mod all tickets.
 //   - If that ticket belongs to a slashed entry, there is a redraw among the tickets of all other entries, renumbered
 //     from 1 in the same order. The winning ticket is 1 + D' mod these tickets, where D' is the hash of D.
 package draw
@@ -19,7 +23,6 @@ package draw
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -29,7 +32,9 @@ import (
 
 // Draw is one lottery. It has one owner.
 type Draw struct {
-	Entries []Entry // in order; only Add and Slash change them
+	PrevBlock string  // the hash of the block before
+	PrevDraw  string  // the hash of the draw before, or None
+	Entries   []Entry // in order; only Add and Slash change them
 
 	secret    string
 	total     big.Int // tickets; may pass 64 bits
@@ -45,23 +50,39 @@ type Entry struct {
 	Slashed bool   // it cannot win
 }
 
-// slashed is the note of a slashed entry in the draw lines.
-const slashed = "slashed"
+const (
+	None    = "none"    // stands for the hash of the draw before the first one
+	slashed = "slashed" // is the note of a slashed entry in the draw lines
+)
 
-// New returns a draw without entries, with a new secret of 130 random bits.
-func New() *Draw { return &Draw{secret: rand.Text()} }
+// New returns a draw without entries, with a new secret of 130 random bits. It follows the block and the draw with
+// these hashes. prevDraw is None if no draw is recorded.
+func New(prevBlock, prevDraw string) *Draw {
+	return &Draw{PrevBlock: prevBlock, PrevDraw: prevDraw, secret: rand.Text()}
+}
 
-// Again returns a draw without entries, with the secret of d. It follows a draw that nobody could win.
-func (d *Draw) Again() *Draw { return &Draw{secret: d.secret} }
+// Again returns a draw without entries, with the seal of d. It is used after a round that nobody could win.
+func (d *Draw) Again() *Draw {
+	return &Draw{PrevBlock: d.PrevBlock, PrevDraw: d.PrevDraw, secret: d.secret}
+}
 
 // Secret returns the secret. It must not be revealed before the last entry is added.
 func (d *Draw) Secret() string { return d.secret }
 
-// Seal returns the hash of the secret, which may be published at any time: printf '%s\n' "$secret" | sha256sum
-func (d *Draw) Seal() string {
-	sum := sha256.Sum256([]byte(d.secret + "\n"))
-	return hex.EncodeToString(sum[:])
-}
+// Seal returns the hash of the first three lines, which may be published at any time: head -n 3 lines | sha256sum
+func (d *Draw) Seal() string { return hash(d.header()) }
+
+// SealLine returns the line that publishes the seal, given the index of the block that d decides.
+func (d *Draw) SealLine(index int) string { return fmt.Sprintf("draw %d seal: %s\n", index, d.Seal()) }
+
+// header returns the first three lines.
+func (d *Draw) header() string { return d.secret + "\n" + d.PrevBlock + "\n" + d.PrevDraw + "\n" }
+
+// hash returns the SHA-256 of text in lower-case hex.
+func hash(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
+
+// isHash reports whether s can be a SHA-256 in lower-case hex.
+func isHash(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == "" }
 
 // Add appends e and returns its first and last ticket.
 func (d *Draw) Add(e Entry) (first, last *big.Int) {
@@ -89,8 +110,8 @@ func (d *Draw) Eligible() (entries int, tickets *big.Int) {
 
 // Lines returns the draw lines, each followed by a newline.
 func (d *Draw) Lines() string {
-	b := make([]byte, 0, 128+80*len(d.Entries)) // enough for addresses
-	b = append(b, d.secret+"\n"...)
+	b := make([]byte, 0, 256+80*len(d.Entries)) // enough for addresses
+	b = append(b, d.header()...)
 	for _, e := range d.Entries {
 		if e.Slashed {
 			e.Note = slashed
@@ -102,18 +123,26 @@ func (d *Draw) Lines() string {
 	return string(b)
 }
 
-// Parse is the inverse of Lines. It returns an error for anything that Lines cannot have produced.
+// Parse is the inverse of Lines. It returns an error for anything that Lines cannot have produced, and if a name stands
+// in two entries.
 func Parse(lines []string) (*Draw, error) {
-	if len(lines) == 0 || len(lines[0]) < 26 || !isField(lines[0]) {
+	switch {
+	case len(lines) == 0 || len(lines[0]) < 26 || !isField(lines[0]):
 		return nil, errors.New("the first line is not a secret of at least 26 characters")
+	case len(lines) < 3 || !isHash(lines[1]) || !isHash(lines[2]) && lines[2] != None:
+		return nil, errors.New("the second and third line are not the hashes of the block and of the draw before")
 	}
-	d := &Draw{secret: lines[0], Entries: make([]Entry, 0, len(lines)-1)}
-	for i, line := range lines[1:] {
+	d := &Draw{PrevBlock: lines[1], PrevDraw: lines[2], Entries: make([]Entry, 0, len(lines)-3), secret: lines[0]}
+	names := make(map[string]bool, len(lines)-3)
+	for i, line := range lines[3:] {
 		name, rest, _ := strings.Cut(line, " ")
 		tickets, note, _ := strings.Cut(rest, " ")
 		n, err := strconv.ParseInt(tickets, 10, 64)
 		if err != nil || n < 1 || strconv.FormatInt(n, 10) != tickets || !isField(name) || !isField(note) {
 			return nil, fmt.Errorf("%.100q is not an entry (address, stake, BPM)", line)
+		}
+		if names[name] = true; len(names) == i {
+			return nil, fmt.Errorf("%.100q has two entries", name)
 		}
 		if d.add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
 			d.Slash(i)
@@ -137,6 +166,7 @@ type Outcome struct {
 	Winner        int      // the index of the entry that won, or -1 if no entry could win
 	Ticket, Total *big.Int // of the redraw, if there was one; nil if no entry could win
 	Lines         string   // the draw lines
+	Hash          string   // the hash of the draw
 	slashed       string   // the first draw and "redraw: ", if there was a redraw
 }
 
@@ -153,21 +183,19 @@ func (d *Draw) Outcome() Outcome {
 	if eligible.Sign() == 0 {
 		return o
 	}
-	sum := sha256.Sum256([]byte(o.Lines))
-	o.Total = new(big.Int).Set(&d.total)
-	o.Ticket = ticket(sum, o.Total)
+	o.Hash, o.Total = hash(o.Lines), new(big.Int).Set(&d.total)
+	o.Ticket = ticket(o.Hash, o.Total)
 	if o.Winner = d.holder(o.Ticket, true); d.Entries[o.Winner].Slashed {
 		o.slashed = fmt.Sprintf("ticket %d of %d was slashed; redraw: ", o.Ticket, o.Total)
-		sum = sha256.Sum256([]byte(hex.EncodeToString(sum[:]) + "\n"))
-		o.Ticket, o.Total = ticket(sum, eligible), eligible
+		o.Ticket, o.Total = ticket(hash(o.Hash+"\n"), eligible), eligible
 		o.Winner = d.holder(o.Ticket, false)
 	}
 	return o
 }
 
-// ticket returns 1 + sum mod total. total is above 0. The chances of two tickets differ by less than total / 2^256.
-func ticket(sum [sha256.Size]byte, total *big.Int) *big.Int {
-	t := new(big.Int).SetBytes(sum[:])
+// ticket returns 1 + hash mod total. total is above 0. The chances of two tickets differ by less than total / 2^256.
+func ticket(hash string, total *big.Int) *big.Int {
+	t, _ := new(big.Int).SetString(hash, 16)
 	return t.Add(t.Mod(t, total), big.NewInt(1))
 }
 

@@ -3,12 +3,12 @@ package draw
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 
@@ -53,40 +53,46 @@ const (
 	barWidth  = 30 // characters for the most wins
 )
 
-// Fairness shows on w whether wins follow tickets in the draws file name. The table has 80 columns.
-func Fairness(w io.Writer, name string) error {
-	file, err := linefile.OpenSnapshot(name)
+// Fairness shows on w whether wins follow tickets in a draws file. The table has 80 columns. Only announced draws
+// count. The last draw counts if its block is in the chain file, or if there is no such file.
+func Fairness(w io.Writer, drawsName, chainName string) error {
+	if _, err := os.Stat(chainName); err != nil {
+		chainName = os.DevNull
+	}
+	draws, chain, err := linefile.OpenSnapshots(drawsName, chainName)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	if err := tabulate(w, file); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// tabulate counts the draws of a file and shows the tallies, those with the most expected wins first.
-func tabulate(w io.Writer, file io.Reader) error {
+	defer draws.Close()
+	defer chain.Close()
 	tallies, rounds := map[string]tally{}, 0
-	records := NewRecords(file)
-	for ok := records.Scan(); ok; {
-		d, winner, index := records.Draw, records.Outcome.Winner, records.Index
-		if ok = records.Scan(); ok && records.Index == index {
-			continue // the draw was never announced
+	records, blocks := NewRecords(draws), linefile.NewScanner(chain, linefile.MaxLine)
+	for d := records.next; d != nil; d = records.next {
+		if records.read(); isAnnounced(d, records.next, blocks) {
+			count(tallies, d.Draw, d.Outcome.Winner)
+			rounds++
 		}
-		count(tallies, d, winner)
-		rounds++
 	}
-	if err := records.Err(); err != nil {
-		return err
-	}
-	if rounds == 0 {
-		return errors.New("no draws yet")
+	switch {
+	case records.err != nil:
+		return fmt.Errorf("%s: %w", drawsName, records.err)
+	case rounds == 0:
+		return fmt.Errorf("%s: no draws yet", drawsName)
 	}
 	return show(w, rounds, slices.SortedFunc(maps.Values(tallies), func(a, b tally) int {
 		return cmp.Or(cmp.Compare(b.expected, a.expected), strings.Compare(a.name, b.name))
 	}))
+}
+
+// isAnnounced reports whether the block of d was announced. The next record tells if it is of the same block, or of the
+// one after it. If not, or if next is nil, isAnnounced looks into the chain, which it reads up to the block.
+func isAnnounced(d, next *Decoded, blocks *linefile.Scanner) bool {
+	if next != nil && next.Index <= d.Index+1 {
+		return next.Draw.PrevBlock == d.Block
+	}
+	for blocks.Number() <= d.Index && blocks.Scan() {
+	}
+	return blocks.Number() == 0 || bytes.Contains(blocks.Bytes(), []byte(d.Block))
 }
 
 // show shows the sorted tallies.
@@ -115,14 +121,26 @@ func show(w io.Writer, rounds int, all []tally) error {
 		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
 			t.name, t.rounds, t.expected, t.wins, t.zScore(), bytes.TrimRight(bar, " "))
 	}
+	const enough = 4  // variance of the wins, for a deviation of 2
 	var beyond [4]int // of the names with enough rounds to tell, by how many deviations at least
+	variance := 0.0   // the largest
 	for _, t := range all {
-		for z := 0; z < len(beyond) && t.variance >= 4 && math.Abs(t.zScore()) >= float64(z); z++ {
+		variance = max(variance, t.variance)
+		for z := 0; z < len(beyond) && t.variance >= enough && math.Abs(t.zScore()) >= float64(z); z++ {
 			beyond[z]++
 		}
 	}
-	_, err := fmt.Fprintf(w, "\nz: wins minus expected wins, in standard deviations. In a fair lottery about 1\n"+
-		"validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3. Of the %d with\n"+
-		"enough rounds to tell (deviation of 2 wins or more): %d beyond 2, %d beyond 3.\n", beyond[0], beyond[2], beyond[3])
+	legend := "\nz: wins minus expected wins, in standard deviations. In a fair lottery about 1\n" +
+		"validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3."
+	switch {
+	case variance >= enough:
+		legend += fmt.Sprintf(" Of the %d with\nenough rounds to tell (deviation of 2 wins or more): %d beyond 2, "+
+			"%d beyond 3.", beyond[0], beyond[2], beyond[3])
+	case variance > 0:
+		legend += fmt.Sprintf("\nToo few rounds to tell: it takes about %.0f.", math.Ceil(float64(rounds)*enough/variance))
+	default:
+		legend += "\nNothing to tell: no validator had a rival."
+	}
+	_, err := fmt.Fprintln(w, legend)
 	return err
 }

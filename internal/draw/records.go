@@ -14,15 +14,14 @@ import (
 )
 
 // Record is a line of a draws file, in canonical JSON: how the winner of one block was drawn. The record is saved
-// before its block. If a crash comes between, the block is never announced, and another draw for the same index
-// follows.
+// before its block. If a crash comes between, the block is never announced. The record stays and the next one names it
+// as the draw before, but it counts for nothing.
 type Record struct {
-	Index    int         // of the block
-	Block    string      // its hash
-	Lines    []string    // of the draw
-	Ticket   json.Number // that decided, of the redraw if there was one; may pass 64 bits
-	Total    json.Number // likewise
-	NextSeal string      // of the next draw; after a restart, that draw has a new seal
+	Index         int         // of the block
+	Block         string      // its hash
+	Lines         []string    // of the draw
+	Ticket, Total json.Number // of the redraw, if there was one; may pass 64 bits
+	NextSeal      string      // of the next draw, which may lose its secret in a crash
 }
 
 // NewRecord returns the line, without a newline, for the block that won the draw with outcome o. next is the next draw.
@@ -37,146 +36,147 @@ func NewRecord(index int, block string, o Outcome, next *Draw) []byte {
 	})
 }
 
-// maxRecord is the maximum length of a line of a draws file, in bytes: a million proposals take less than 110 MB.
-const maxRecord = 128 << 20
+// MaxRecord is the maximum length of a line of a draws file, in bytes. A million proposals take less than 110 MB.
+const MaxRecord = 128 << 20
 
-// Records reads a draws file and repeats every draw. Its memory use grows with the longest line, not with the file.
-//
-// To read all records, use it like a bufio.Scanner: for r.Scan() { … }, then r.Err(). To check them against a chain,
-// call CheckBlock for each block, then CheckEnd.
+// Decoded is a record whose draw has been repeated, with the same outcome.
+type Decoded struct {
+	Record
+	Draw    *Draw
+	Outcome Outcome
+}
+
+// Decode decodes a record and repeats its draw.
+func Decode(line []byte) (*Decoded, error) {
+	d := new(Decoded)
+	err := linefile.Decode(line, &d.Record) // a line that lacks a field is not canonical
+	if err == nil {
+		d.Draw, err = Parse(d.Lines)
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch d.Outcome = d.Draw.Outcome(); {
+	case d.Outcome.Winner < 0:
+		return nil, errors.New("every entry was slashed, so none can have won")
+	case d.Outcome.Ticket.String() != string(d.Ticket) || d.Outcome.Total.String() != string(d.Total):
+		return nil, fmt.Errorf("its lines give %v, but it says ticket %.40s of %.40s", d.Outcome, d.Ticket, d.Total)
+	case d.Index < 1 || !isHash(d.Block) || !isHash(d.NextSeal):
+		return nil, errors.New("its Index is below 1, or its Block or NextSeal is not a SHA-256")
+	}
+	return d, nil
+}
+
+// Records checks the records of a draws file against a chain: call CheckBlock for each block, then CheckEnd. Its memory
+// use grows with the longest line, not with the file.
 type Records struct {
-	Record          // the record that Scan read
-	Draw    *Draw   // its draw
-	Outcome Outcome // the outcome of Draw, which is the one in Record
-	lines   *linefile.Scanner
-	err     error
+	lines *linefile.Scanner
+	next  *Decoded // the first record that is not checked yet; nil at the end of the file and after an error
+	err   error    // the first one, with the number of its line
+	first string   // the hash of the draw before the first record, or None
 
-	// For CheckBlock and CheckEnd.
-	hasRecord bool     // Record has been read, but not checked
-	draws     int      // records of blocks in the chain
-	newSeals  []string // lines of draws with another seal than the one published before, as after a restart
-	seal      string   // published for the draw of block sealIndex
-	sealIndex int
+	head        string   // the hash of the last block
+	index       int      // its index
+	published   string   // the first known seal of the draw after that block, or empty
+	draws       int      // records of blocks in the chain
+	unannounced []string // lines of records of other blocks
+	newSeals    []string // lines of draws with another seal than the one published before, as after a restart
+	opened      string   // what to compare with the seal of the last record, or empty if there is none
 }
 
 // NewRecords returns a Records that reads a draws file from r.
-func NewRecords(r io.Reader) *Records { return &Records{lines: linefile.NewScanner(r, maxRecord)} }
+func NewRecords(r io.Reader) *Records {
+	records := &Records{lines: linefile.NewScanner(r, MaxRecord), first: None, index: -1}
+	records.read()
+	return records
+}
 
-// Scan reads the next record and repeats its draw. It returns false at the end of the file and after an error.
-func (r *Records) Scan() bool {
+// read reads the next record, and checks that it names the draw before it.
+func (r *Records) read() {
+	before := r.next
 	if r.err != nil || !r.lines.Scan() {
-		return false
+		r.next, r.err = nil, cmp.Or(r.err, r.lines.Err())
+		return
 	}
-	if err := r.decode(r.lines.Bytes()); err != nil {
-		r.fail(r.lines.Number(), err)
+	d, err := Decode(r.lines.Bytes())
+	switch r.next = d; {
+	case err != nil:
+		r.fail("%w", err)
+	case before == nil:
+		r.first = d.Draw.PrevDraw
+	case d.Draw.PrevDraw != before.Outcome.Hash:
+		r.fail("it does not name the draw before it")
 	}
-	return r.err == nil
 }
 
-// decode decodes a record, repeats its draw, and compares the outcomes.
-func (r *Records) decode(line []byte) (err error) {
-	if err = linefile.Decode(line, &r.Record); err != nil { // a line that lacks a field is not canonical
-		return err
-	}
-	if r.Draw, err = Parse(r.Lines); err != nil {
-		return err
-	}
-	r.Outcome = r.Draw.Outcome()
-	switch o := r.Outcome; {
-	case o.Winner < 0:
-		return errors.New("every entry was slashed, so none can have won")
-	case o.Ticket.String() != string(r.Ticket) || o.Total.String() != string(r.Total):
-		return fmt.Errorf("its lines give %v, but it says ticket %.40s of %.40s", o, r.Ticket, r.Total)
-	case r.Index < 1:
-		return errors.New("block 0 is never drawn")
-	case len(r.NextSeal) != 64 || strings.Trim(r.NextSeal, "0123456789abcdef") != "":
-		return errors.New("NextSeal is not a SHA-256")
-	}
-	return nil
+// fail ends the reading with an error about the record that was read last.
+func (r *Records) fail(format string, args ...any) {
+	r.err = fmt.Errorf("line %d: %w", r.lines.Number(), fmt.Errorf(format, args...))
+	r.next = nil
 }
 
-// fail ends the reading with an error about a line. Only the first error counts.
-func (r *Records) fail(line int, err error) {
-	r.err = cmp.Or(r.err, fmt.Errorf("line %d: %w", line, err))
-}
-
-// Err returns the first error, with the number of its line, or nil if there was none.
-func (r *Records) Err() error { return cmp.Or(r.err, r.lines.Err()) }
-
-// peek reports whether there is a record to check. It reads the next one if the last one has been checked.
-func (r *Records) peek() bool {
-	if !r.hasRecord && r.Scan() {
-		r.hasRecord = true
-		if r.Index == r.sealIndex && r.Draw.Seal() != r.seal {
+// CheckBlock checks the records with the index of a block, given the block's hash, and the name and note of the entry
+// that won it. The blocks of a chain must be checked in order, from the genesis block on. A block may have no record,
+// and records that name another block: these blocks were never announced. CheckEnd returns the first error.
+func (r *Records) CheckBlock(index int, hash, winner, note string) {
+	published := "" // the seal in the record of this block
+	for ; r.next != nil && r.next.Index <= index; r.read() {
+		d := r.next
+		won, isBlock := d.Draw.Entries[d.Outcome.Winner], d.Block == hash
+		switch {
+		case d.Index < index || published != "":
+			r.fail("out of order: it follows the record of block %d", index)
+		case d.Draw.PrevBlock != r.head:
+			r.fail("it does not name the block before it, block %d", index-1)
+		case isBlock != (won.Name == winner), isBlock && won.Note != note: // names are new after a restart
+			r.fail("it does not match block %d of the chain (hash, winner or BPM)", index)
+		case isBlock:
+			r.draws++
+			published = d.NextSeal
+		default:
+			r.unannounced = append(r.unannounced, strconv.Itoa(r.lines.Number()))
+		}
+		if r.published = cmp.Or(r.published, d.Draw.Seal()); r.published != d.Draw.Seal() {
 			r.newSeals = append(r.newSeals, strconv.Itoa(r.lines.Number()))
 		}
+		r.opened = fmt.Sprintf("if you noted this seal, everything before draw %d is genuine:\n%s",
+			d.Index, d.Draw.SealLine(d.Index))
 	}
-	return r.hasRecord && r.err == nil
+	r.head, r.index, r.published = hash, index, published
 }
 
-var errNotInChain = errors.New("its block is not in the chain, or out of order")
-
-// CheckBlock checks the records with the index of one block of the chain, which has this hash. winner and note are the
-// name and note of the entry that won it. Call CheckBlock for each block in order, from the genesis block on, and then
-// CheckEnd, which returns the first error.
-//
-// A block may have no record. If it has several, the last one names its hash, and the others were never announced. If
-// none names its hash, they must be the last records of the file.
-func (r *Records) CheckBlock(index int, hash, winner, note string) {
-	announced := false // whether a record names hash
-	unannounced := 0   // the line of the last record that does not, or 0
-	for ; r.peek() && r.Index == index; r.hasRecord = false {
-		line, entry, named := r.lines.Number(), r.Draw.Entries[r.Outcome.Winner], r.Block == hash
-		switch {
-		case announced:
-			r.fail(line, fmt.Errorf("duplicate record of block %d", index))
-		case named != (entry.Name == winner), named && entry.Note != note: // after a restart, names differ
-			r.fail(line, fmt.Errorf("it does not match block %d of the chain (hash, winner or BPM)", index))
-		case named:
-			announced = true
-			r.draws++
-			r.seal, r.sealIndex = r.NextSeal, index+1
-		default:
-			unannounced = line
-		}
+// CheckEnd checks the records after the last block of the chain, the head. They are draws of the next block, which were
+// not announced. It returns the first error of all checks, with the number of its line, or nil if there was none.
+func (r *Records) CheckEnd() error {
+	head := r.index
+	r.CheckBlock(head+1, "", "", "") // a block that no record can name
+	if r.index = head; r.next != nil {
+		r.fail("its block is not in the chain")
 	}
-	more := r.peek()
-	switch line := r.lines.Number(); {
-	case r.Block == hash && r.Index != index: // even if it seemed unannounced, as the last record of the file
-		r.fail(line, fmt.Errorf("its hash is that of block %d", index))
-	case more && r.Index < index:
-		r.fail(line, fmt.Errorf("out of order: it follows the record of block %d", index))
-	case more && unannounced > 0 && !announced:
-		r.fail(unannounced, errNotInChain)
-	}
+	return r.err
 }
 
-// CheckEnd checks the records after the last block of the chain, the head: draws of the next block, which were never
-// announced. It returns the first error of all checks, with the number of its line, or nil if there was none.
-func (r *Records) CheckEnd(head int) error {
-	for r.peek() && r.Index == head+1 {
-		r.hasRecord = false
-	}
-	if r.peek() {
-		r.fail(r.lines.Number(), errNotInChain)
-	}
-	return r.Err()
-}
-
-// Summary returns how many blocks have a draw record, how many blocks up to the head have none, and which lines hold a
-// draw with a new seal.
-func (r *Records) Summary(head int) string {
+// Summary returns how many draws were checked, whatever is special about them, and the seal that the last draw opens.
+func (r *Records) Summary() string {
 	s := console.Plural(r.draws, "draw")
-	if without := head - r.draws; without > 0 {
+	if without := r.index - r.draws; without > 0 {
 		s += fmt.Sprintf("; %s without a draw record", console.Plural(without, "block"))
 	}
-	if n := len(r.newSeals); n > 0 {
-		where := "lines"
-		if n == 1 {
-			where = "line"
-		}
-		where += " " + strings.Join(r.newSeals, ", ")
-		s += fmt.Sprintf("; %s, as after a restart (%s)", console.Plural(n, "new seal"), where)
+	s += list(r.unannounced, "draw", " not announced") + list(r.newSeals, "new seal", ", as after a restart")
+	if r.first != None {
+		s += "; the file continues from draw\n  " + r.first
 	}
-	return s
+	return s + "\n" + r.opened
+}
+
+// list returns a part of the summary, such as "; 2 draws not announced (lines 3, 5)", or nothing if there are no lines.
+func list(lines []string, noun, what string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	label := "line"
+	if len(lines) > 1 {
+		label = "lines"
+	}
+	return fmt.Sprintf("; %s%s (%s %s)", console.Plural(len(lines), noun), what, label, strings.Join(lines, ", "))
 }

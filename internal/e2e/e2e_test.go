@@ -316,8 +316,8 @@ func TestFilesChanged(t *testing.T) {
 	os.Rename(draws, moved)
 	c.forges(1)
 	verifies(t, dir, okDraws+fmt.Sprintf(noRecord, 1))
-	matches(t, run(t, dir, "verify chain.jsonl"), "^0 "+okChain+okDraws+fmt.Sprintf(noRecord, 1)+"\n$")
-	matches(t, run(t, dir, "verify chain.jsonl moved.jsonl"), "^0 "+okChain+"ok: 1 draw"+fmt.Sprintf(noRecord, 1)+"\n$")
+	matches(t, run(t, dir, "verify chain.jsonl"), "^0 "+okChain+okDraws+fmt.Sprintf(noRecord, 1)+lastSeal+"$")
+	matches(t, run(t, dir, "verify chain.jsonl moved.jsonl"), "^0 "+okChain+"ok: 1 draw; .*record"+lastSeal+"$")
 	os.Remove(draws)
 	verifies(t, dir, "ok: 0 draws"+fmt.Sprintf(noRecord, 2))
 	c.forges(1)
@@ -331,6 +331,14 @@ func TestFilesChanged(t *testing.T) {
 	c.wait(notSaved)
 	s.stop(os.Interrupt)
 	expect(t, !strings.Contains(c.rest(), "block 4, BPM"), "announced: %s", c.text)
+	os.WriteFile(chain, before[:len(before)-1], 0o644) // restored except for the last newline
+	second, _ := os.ReadFile(draws)
+	os.WriteFile(moved, slices.Concat(make([]byte, 64<<20), []byte("\n"), second), 0o644)
+	s = start(t, dir, "DRAWS_FILE=moved.jsonl BROADCAST=50ms")
+	s.stderr.wait(`chain\.jsonl: .*missing newline.*\n$`)
+	read := s.counter("io", "rchar")
+	expect(t, read < 1<<20, "the start read %d bytes", read)
+	s.dial().wait(`\n\[.*\{"Index":3,[^{]*\}\]\n`)
 }
 
 // TestFrozenDisk freezes a file system. Only proposals wait for it, and not for long.

@@ -35,7 +35,7 @@ const (
 	notSaved    = `\nblock (\d+) has been drawn but not saved yet; .*\n`
 	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
 	forged      = `you forged block \d+\n`
-	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:.+\n)+)`
+	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n[0-9a-f]{64}\n(?:.+\n)+)`
 	helpText    = `\nType your pulse(?:.+\n)+`
 	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
 	goodbye     = `\ngoodbye\n`
@@ -44,8 +44,9 @@ const (
 	serverFull  = `the server is full; .*\n`
 	cannotSave  = `cannot save block (\d+): ` // in the log
 	okChain     = `ok: (\d+) blocks?, head [0-9a-f]{64}\n`
-	okDraws     = `ok: \d+ draws?`
-	noRecord    = `; %d blocks? .*record.*`
+	okDraws     = `ok: \d+ draws?(?:; 1 draw not announced .*)?`
+	noRecord    = `; %d blocks? .*record(?:.*; the file continues from draw\n  [0-9a-f]{64})?`
+	lastSeal    = `\n(?:if you noted this seal, everything before draw \d+ is genuine:\n` + sealed + `)?`
 )
 
 // notABPM is what a validator types to be slashed.
@@ -212,7 +213,7 @@ func pipe(t testing.TB, input string, args ...string) string {
 // verifies expects verify to accept the files in dir, and the second line of its output to match draws.
 func verifies(t testing.TB, dir, draws string) {
 	t.Helper()
-	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+"\n$")
+	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+lastSeal+"$")
 }
 
 // launch starts p, or skips the test if the program is missing. The process is killed when the test ends.

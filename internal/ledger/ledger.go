@@ -15,14 +15,13 @@ import (
 	"sync"
 	"time"
 
+	"proofofstake/internal/draw"
 	"proofofstake/internal/linefile"
 )
 
 const (
 	retryInterval = time.Second // between two attempts to save a block
 	logInterval   = time.Minute // between two warnings about them
-
-	droppedPartial = "%s: dropping a partial last line (%d bytes); it was never announced"
 )
 
 // Entry is a block to save.
@@ -63,50 +62,120 @@ func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
 	}, nil
 }
 
-// Load calls next with each line of the chain file. next returns an error if the line is not the next block. If a
-// partial last line of the chain file is the next block, Load completes it. It drops any other partial last line in
-// either file. When ctx is canceled or a file is invalid, Load returns an error and leaves that file unchanged.
-func (l *Ledger) Load(ctx context.Context, next func(line []byte) error) error {
-	lines := l.chain.Scanner(linefile.MaxLine)
-	for lines.Scan() && ctx.Err() == nil {
-		if err := next(lines.Bytes()); err != nil {
-			return fmt.Errorf("%s: line %d: %w", l.chainName, lines.Number(), err)
-		}
-	}
-	err := lines.Err()
-	if ctx.Err() != nil {
-		err = errors.New("interrupted while reading the chain")
-	}
-	if partial := lines.Partial(); err == nil && len(partial) > 0 {
-		err = l.repairChain(partial, lines.Number()+1, next)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", l.chainName, err)
-	}
-	if l.draws.PartialSize() == 0 {
-		return nil
-	}
-	if !l.draws.HasPrefix(`{"Index":`) {
-		return fmt.Errorf("%s: not a draws file; name another one, or move it away", l.drawsName)
-	}
-	l.log.Printf(droppedPartial, l.drawsName, l.draws.PartialSize())
-	return l.draws.DropPartial()
+// LastDraw is the last draw in the draws file. If no draw is recorded, its index is 0 and its hash is [draw.None].
+type LastDraw struct {
+	*draw.Decoded
+	IsAnnounced bool // its block is in the chain
+	belongs     bool // the block before is in the chain, or no draw is recorded
 }
 
-// repairChain completes or drops the partial last line of the chain file, which is the line with this number.
-func (l *Ledger) repairChain(partial []byte, number int, next func(line []byte) error) error {
-	if next(partial) == nil {
-		l.log.Printf("%s: adding the missing newline after line %d, which is complete", l.chainName, number)
-		return l.chain.CompletePartial()
+// Load calls next with each line of the chain file. next returns the hash of the block, or an error if the line is not
+// the next block. Load returns the last draw. If a partial last line of the chain file is the next block, Load
+// completes it. It drops any other partial last line in either file. When ctx is canceled, a file is invalid, or the
+// last draw does not belong to the chain, Load returns an error and leaves the files unchanged.
+func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, err error)) (*LastDraw, error) {
+	last, err := l.lastDraw()
+	if err != nil {
+		return nil, fmt.Errorf("%s: last line: %w; repair the file, or move it away", l.drawsName, err)
 	}
-	if next(partial[:len(partial)-1]) == nil { // a complete block plus one byte may have been announced
-		return fmt.Errorf("line %d: its newline is corrupt; repair the file", number)
+	blocks := 0
+	lacksNewline, err := l.readChain(ctx, func(line []byte) error {
+		hash, err := next(line)
+		if err == nil {
+			last.compare(blocks, hash)
+			blocks++
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.chainName, err)
 	}
-	if number == 1 && (bytes.IndexByte(partial, '}') >= 0 || !l.chain.HasPrefix(`{"Index":0,`)) {
-		return errors.New("line 1: no newline, and not the start of a genesis block; is this a chain file?")
+	if err = last.check(blocks, l.chainName); err == nil && l.draws.PartialSize() > 0 && !l.draws.HasPrefix(`{"Index":`) {
+		err = errors.New("not a draws file; name another one, or move it away")
 	}
-	l.log.Printf(droppedPartial, l.chainName, len(partial))
-	return l.chain.DropPartial()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.drawsName, err)
+	}
+	if lacksNewline {
+		l.log.Printf("%s: adding the missing newline after line %d, which is complete", l.chainName, blocks)
+		err = l.chain.CompletePartial()
+	}
+	if err == nil {
+		err = l.dropPartial(l.chain, l.chainName)
+	}
+	if err == nil {
+		err = l.dropPartial(l.draws, l.drawsName)
+	}
+	return last, err
+}
+
+// lastDraw decodes the last complete line of the draws file.
+func (l *Ledger) lastDraw() (*LastDraw, error) {
+	line, err := l.draws.LastLine(draw.MaxRecord)
+	if err != nil || line == nil {
+		none := &draw.Decoded{Outcome: draw.Outcome{Hash: draw.None}}
+		return &LastDraw{Decoded: none, belongs: true}, err
+	}
+	decoded, err := draw.Decode(line)
+	return &LastDraw{Decoded: decoded}, err
+}
+
+// compare compares the draw with the block of the chain that has this index and this hash.
+func (d *LastDraw) compare(index int, hash string) {
+	switch index {
+	case d.Index - 1:
+		d.belongs = hash == d.Draw.PrevBlock
+	case d.Index:
+		d.IsAnnounced = hash == d.Block
+	}
+}
+
+// check returns an error if the draw does not belong to the chain, which has this number of blocks.
+func (d *LastDraw) check(blocks int, chainName string) error {
+	const advice = "put back the chain of these draws, or move the draws away"
+	switch {
+	case d.belongs:
+		return nil
+	case blocks == 0:
+		return fmt.Errorf("there are draws, but %s is empty; %s", chainName, advice)
+	case d.Index > blocks:
+		return fmt.Errorf("the last draw is of block %d, but %s ends with block %d; %s", d.Index, chainName, blocks-1, advice)
+	}
+	return fmt.Errorf("these are draws of another chain than %s; %s", chainName, advice)
+}
+
+// readChain calls add with each line of the chain file. It reports whether the last line is a block that only lacks its
+// newline.
+func (l *Ledger) readChain(ctx context.Context, add func(line []byte) error) (lacksNewline bool, err error) {
+	lines := l.chain.Scanner(linefile.MaxLine)
+	for lines.Scan() && ctx.Err() == nil {
+		if err := add(lines.Bytes()); err != nil {
+			return false, fmt.Errorf("line %d: %w", lines.Number(), err)
+		}
+	}
+	partial, number := lines.Partial(), lines.Number()+1
+	switch {
+	case ctx.Err() != nil:
+		return false, errors.New("interrupted while reading the chain")
+	case lines.Err() != nil || len(partial) == 0:
+		return false, lines.Err()
+	case add(partial) == nil:
+		return true, nil
+	case add(partial[:len(partial)-1]) == nil: // a complete block plus one byte may have been announced
+		return false, fmt.Errorf("line %d: its newline is corrupt; repair the file", number)
+	case number == 1 && (bytes.IndexByte(partial, '}') >= 0 || !l.chain.HasPrefix(`{"Index":0,`)):
+		return false, errors.New("line 1: no newline, and not the start of a genesis block; is this a chain file?")
+	}
+	return false, nil
+}
+
+// dropPartial drops the partial last line of a file, if there is one.
+func (l *Ledger) dropPartial(file *linefile.File, name string) error {
+	if file.PartialSize() == 0 {
+		return nil
+	}
+	l.log.Printf("%s: dropping a partial last line (%d bytes); it was never announced", name, file.PartialSize())
+	return file.DropPartial()
 }
 
 // Append saves the line of a block and waits for it. It must not be called after Save.

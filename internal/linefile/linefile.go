@@ -116,6 +116,25 @@ func (f *File) Scanner(maxLine int) *Scanner {
 	return NewScanner(io.NewSectionReader(f.disk, 0, f.size), maxLine)
 }
 
+// LastLine returns the last complete line without its newline, or nil if there is none. It reads nothing before it. A
+// line of more than maxLine bytes is an error.
+func (f *File) LastLine(maxLine int) ([]byte, error) {
+	if f.completeSize == 0 {
+		return nil, nil
+	}
+	end := f.completeSize - 1
+	start, err := completeLines(f.disk, end)
+	if err == nil && end-start > int64(maxLine) {
+		err = fmt.Errorf("longer than %d bytes", maxLine)
+	}
+	if err != nil {
+		return nil, err
+	}
+	line := make([]byte, end-start)
+	_, err = f.disk.ReadAt(line, start)
+	return line, err
+}
+
 // Append adds line, which must not contain a newline. When it returns nil, the line is on disk and a partial line is
 // gone. When it returns an error, the complete lines are unchanged.
 func (f *File) Append(line []byte) error {
@@ -237,8 +256,8 @@ func (f *File) rememberInfo() (err error) {
 	return err
 }
 
-// OpenSnapshot opens a file for reading up to its current size. The file may be in use, and may grow meanwhile.
-func OpenSnapshot(name string) (io.ReadCloser, error) {
+// openSnapshot opens a file for reading up to its current size. The file may be in use, and may grow meanwhile.
+func openSnapshot(name string) (io.ReadCloser, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -254,10 +273,10 @@ func OpenSnapshot(name string) (io.ReadCloser, error) {
 func OpenSnapshots(first, second string) (a, b io.ReadCloser, err error) {
 	for {
 		before, _ := os.Stat(first)
-		if a, err = OpenSnapshot(first); err != nil {
+		if a, err = openSnapshot(first); err != nil {
 			return nil, nil, err
 		}
-		b, err = OpenSnapshot(second)
+		b, err = openSnapshot(second)
 		after, _ := os.Stat(first)
 		if err == nil && os.SameFile(before, after) && before.Size() == after.Size() {
 			return a, b, nil

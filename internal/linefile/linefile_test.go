@@ -329,6 +329,29 @@ func TestOpenReadsTheEnd(t *testing.T) {
 	same(t, "it wraps the error", errors.Is(err, io.EOF), true)
 }
 
+// LastLine reads the last complete line, and at most 64 KiB before it.
+func TestLastLine(t *testing.T) {
+	const chunk = 64 << 10
+	for _, size := range []int{0, 1, 100, chunk - 1, chunk, 3 * chunk} {
+		line := strings.Repeat("x", size)
+		for _, before := range []string{"", "\n", "one\n", strings.Repeat("\n", 9*chunk)} {
+			for _, partial := range []string{"", "partial"} {
+				d, f := openTest(t, before+line+"\n"+partial)
+				d.bytesRead = 0
+				got, err := f.LastLine(size)
+				if string(got) != line || err != nil || d.bytesRead > int64(2*size+chunk) {
+					t.Errorf("%d + %d bytes: got %d bytes, error %v, after reading %d", len(before), size, len(got), err, d.bytesRead)
+				}
+				_, err = f.LastLine(size - 1)
+				same(t, "longer", err, fmt.Sprintf("longer than %d bytes", size-1))
+			}
+		}
+	}
+	_, f := openTest(t, "partial")
+	line, err := f.LastLine(0)
+	same(t, "no line", fmt.Sprint(line == nil, err), "true <nil>")
+}
+
 // HasPrefix accepts a file that is shorter than the prefix, or that a power failure has filled with zeros.
 func TestHasPrefix(t *testing.T) {
 	for content, want := range map[string]bool{"": true, "ab": true, "a\x00\x00": true, "abcd": true, "b": false,

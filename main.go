@@ -2,8 +2,8 @@
 // stake tokens and type their pulse (BPM) to propose a block. At the end of each round, a lottery weighted by stake
 // picks the block that is added to the chain.
 //
-// The program follows the tutorial "Code your own Proof of Stake blockchain in Go!" function by function. README.md
-// lists the differences and the reasons for them.
+// The program keeps the functions of the tutorial "Code your own Proof of Stake blockchain in Go!", in their order.
+// README.md lists the differences and the reasons for them.
 package main
 
 import (
@@ -131,8 +131,8 @@ const (
 // isPulse reports whether a block may have this BPM.
 func isPulse(bpm int) bool { return bpm >= 0 }
 
-// parsePulse parses a BPM. Its error says why the validator is slashed. If err, the error from reading the line, is not
-// nil, typed is not a BPM.
+// parsePulse parses a BPM. Its error says why the validator is slashed. err is the error from ReadLine: if it is not
+// nil, typed is incomplete, and not a BPM.
 func parsePulse(typed string, err error) (int, error) {
 	bpm, parseErr := strconv.Atoi(typed)
 	if err != nil || parseErr != nil || !isPulse(bpm) {
@@ -141,8 +141,8 @@ func parsePulse(typed string, err error) (int, error) {
 	return bpm, nil
 }
 
-// parseStake parses a stake of 1 to limit tokens. Its error tells the player what to type instead. If err, the error
-// from reading the line, is not nil, parseStake returns it.
+// parseStake parses a stake of 1 to limit tokens. Its error tells the player what to type instead. err is the error
+// from ReadLine: if it is not nil, parseStake returns it.
 func parseStake(typed string, err error, limit int64) (int64, error) {
 	if err != nil {
 		return 0, err
@@ -162,7 +162,7 @@ func parseStake(typed string, err error, limit int64) (int64, error) {
 // ---- The network's state ----
 
 // network is the state that all clients share. One goroutine, run, owns the fields marked "Owned by run". So events
-// happen in one order, and every client hears about them in that order. Candidate blocks reach run over a channel, as
+// happen in one order, and every client gets its messages in that order. Candidate blocks reach run over a channel, as
 // in the tutorial, and may have to wait while a block is being saved. All other requests from clients are functions
 // that run calls right away (see do).
 type network struct {
@@ -185,14 +185,14 @@ type network struct {
 	roster       *console.Roster  // shows the changes of validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // fires when proposals have waited long enough for pending; nil if none wait
+	saveTimer    <-chan time.Time // fires when proposals may wait no longer for pending; nil if they need not
 }
 
-// client is one connection. Its handler reads from it, and reads address after run has answered. Run owns all other
-// fields.
+// client is one connection. Its handler calls ReadLine and Close, and reads address only after do has returned. All
+// other fields are owned by run.
 type client struct {
 	*lineconn.Conn
-	from       netip.Prefix // its network address; zero if it is exempt from the limits
+	from       netip.Prefix // its network address; zero if it is exempt from MaxPerAddress
 	address    string       // of its validator; empty until it has staked
 	proposal   *proposal    // in the round; nil if it has none
 	inputEnded bool         // it is removed when its proposal is decided
@@ -215,8 +215,8 @@ type round struct {
 	timer     <-chan time.Time // fires at the deadline
 }
 
-// add adds a proposal by client c, with all of its stake, and returns its first and last ticket.
-func (r *round) add(c *client, stake int64, bpm int) (first, last *big.Int) {
+// addProposal adds a proposal by client c, with all of its stake, and returns its first and last ticket.
+func (r *round) addProposal(c *client, stake int64, bpm int) (first, last *big.Int) {
 	c.proposal = &proposal{client: c, bpm: bpm, entry: len(r.proposals)}
 	r.proposals = append(r.proposals, c.proposal)
 	r.from[c.from]++
@@ -304,8 +304,9 @@ func (n *network) extend(block Block, line []byte) {
 	n.recentBlocks.Add(line)
 }
 
-// do asks run to call f. It returns true when f has returned, or false if run has stopped. It is not inlined: in the
-// frame of handleConn, its variables would cost 2 KiB of stack for each client that waits (see internal/bench).
+// do has run call f, waits until f has returned, and reports whether it was called: not if run has stopped. It is not
+// inlined: in the frame of handleConn, its variables would cost 2 KiB of stack for each idle client, as internal/bench
+// shows.
 //
 //go:noinline
 func (n *network) do(f func()) bool {
@@ -319,7 +320,7 @@ func (n *network) do(f func()) bool {
 	}
 }
 
-// The methods from here to the handler are called by run.
+// Only run calls the methods from here to the handler.
 
 // addClient adds a client that has connected, and asks for its stake.
 func (n *network) addClient(c *client) {
@@ -359,7 +360,7 @@ func (n *network) addValidator(c *client, stake int64) {
 		c.address, console.Plural(stake, "token"), n.round.SealLine(index), proposeBy)
 }
 
-// removeValidator takes c off the list of validators. It returns the stake, and whether c was a validator.
+// removeValidator removes c from validators. It returns the stake, and whether c was a validator.
 func (n *network) removeValidator(c *client) (stake int64, ok bool) {
 	stake, ok = n.validators[c.address]
 	delete(n.validators, c.address)
@@ -378,7 +379,7 @@ func (n *network) propose(c *client, bpm int) {
 	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.from[c.from] >= n.MaxPerAddress:
 		c.Tell("\nthis round is full; the next one opens in %s\n", left)
 	default:
-		first, last := n.round.add(c, n.validators[c.address], bpm)
+		first, last := n.round.addProposal(c, n.validators[c.address], bpm)
 		tickets := fmt.Sprintf("your tickets are %d to %d", first, last)
 		if first.Cmp(last) == 0 {
 			tickets = fmt.Sprintf("your ticket is %d", first)
@@ -392,11 +393,11 @@ func (n *network) notSaved() string {
 	return fmt.Sprintf("\nblock %d has been drawn but not saved yet; try again later\n", n.pending.Index)
 }
 
-// timeLeft returns how long the open round lasts, in words.
+// timeLeft returns how much longer the open round lasts, in words.
 func (n *network) timeLeft() string { return console.Duration(time.Until(n.round.deadline)) }
 
-// slash takes the stake of a validator who typed something that is not a BPM: typed is that, quoted, and err says why.
-// The proposal of the validator in the open round is void. A draw that has been made stays as it is.
+// slash takes the stake of a validator for typing something that is not a BPM: the quoted text typed, for the reason
+// err. The proposal of the validator in the open round is void. A draw that has been made stays as it is.
 func (n *network) slash(c *client, typed string, err error) {
 	if c.proposal != nil && n.pending == nil {
 		n.round.Slash(c.proposal.entry)
@@ -410,7 +411,8 @@ func (n *network) slash(c *client, typed string, err error) {
 // endInput records that c has closed its input. If c has a proposal, c stays connected until its round is decided.
 func (n *network) endInput(c *client) {
 	c.SetPrompt(noPrompt)
-	if c.inputEnded = true; c.proposal == nil {
+	c.inputEnded = true
+	if c.proposal == nil {
 		n.removeClient(c)
 	}
 }
@@ -425,8 +427,8 @@ const (
 	shutdownMessage = "\nthe server is shutting down\n"
 )
 
-// handleConn talks to one client: it asks for a stake, then for one BPM after another. The client's network address is
-// from, which is zero if it is exempt from the limits per address.
+// handleConn talks to one client: it asks for a stake, then for one BPM after another. from is the client's network
+// address, or zero if it is exempt from MaxPerAddress.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: n.writers.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -447,7 +449,7 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	if err == io.EOF {
 		n.do(func() { n.endInput(c) })
 	}
-	c.Close() // waits for End: if the input has ended, until its proposal is decided
+	c.Close() // waits for End; if the input has ended, End follows when its proposal is decided
 	n.do(func() { n.removeClient(c) })
 }
 
@@ -455,12 +457,11 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 type command struct {
 	name       string // in lower case; empty for an empty line
 	needsStake bool
-	run        func(n *network, c *client)
-	help       string // what the help says about it; empty if the help does not list it
+	run        func(n *network, c *client) // is called by run
+	help       string                      // what the help says about it; empty if the help does not list it
 }
 
-// commands returns all commands. For a client, the first one counts that has the name and does not need a stake that
-// the client lacks.
+// commands returns all commands. If several share a name, the first one that the client may use runs.
 func commands() []command {
 	showDraw := func(n *network, c *client) { c.Show(n.lastDraw) }
 	quit := func(_ *network, c *client) { c.End("\ngoodbye\n") }
@@ -509,7 +510,7 @@ func (n *network) tellHelp(c *client) {
 		"Anything else gets you slashed: you lose your stake and your proposal.\n", pulseHelp, list)
 }
 
-// tellRound tells c about the open round. Only what can win is counted.
+// tellRound tells c about the open round. It counts eligible proposals only.
 func (n *network) tellRound(c *client) {
 	if n.pending != nil {
 		c.Tell("%s", n.notSaved())
@@ -572,7 +573,7 @@ func (n *network) refuse(conn net.Conn, reason error) {
 // ---- The lottery ----
 
 // run is the lottery. It collects candidate blocks, ends each round with a draw, and owns the network's state. When ctx
-// is done, it draws the open round immediately, says goodbye to every client, and returns.
+// is done, it draws the open round immediately, sends every client the shutdown message, and returns.
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	for {
@@ -605,7 +606,7 @@ func (n *network) run(ctx context.Context) {
 
 // openRound opens the round that d will decide. Its deadline is one round length after the previous deadline. If that
 // has passed (in the first round, or after the process was suspended), it is one round length from now: missed rounds
-// are not made up for. Clients whose input has ended leave with the previous round.
+// are not made up for. Clients whose input has ended are removed with the previous round.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
 	deadline := previous.deadline.Add(n.Round)
@@ -625,7 +626,7 @@ func (n *network) openRound(d *draw.Draw) {
 }
 
 // pickWinner ends the round: it draws one of the tickets, and has the ledger save the block of the ticket's owner. No
-// round is open until the block is saved. If no proposal can win, there is no block, and the next round keeps the seal.
+// round is open until the block is saved. If no proposal is eligible, there is no block, and the seal stays.
 func (n *network) pickWinner() {
 	outcome := n.round.Outcome()
 	if outcome.Winner < 0 {
@@ -655,18 +656,18 @@ func (n *network) announce() {
 	n.extend(p.Block, linefile.Encode(p.Block))
 	io.WriteString(n.console, n.consoleReport(p))
 	n.lastDraw = drawNotice(p.Index, p.Outcome)
-	won, seal := announcement(p, n.round.Secret()), p.next.SealLine(p.Index+1)
+	text, seal := announcement(p, n.round.Secret()), p.next.SealLine(p.Index+1)
 	var winner *lineconn.Conn // nil if it has left
 	if c := n.round.proposals[p.Winner].client; c != nil {
 		winner = c.Conn
-		c.Tell("%syou forged block %d\n%s", won, p.Index, seal)
+		c.Tell("%syou forged block %d\n%s", text, p.Index, seal)
 	}
-	n.clients.Announce(lineconn.NewNotice([]byte(won+seal)), winner)
+	n.clients.Announce(lineconn.NewNotice([]byte(text+seal)), winner)
 	n.openRound(p.next)
 }
 
-// stop draws the open round immediately and announces its block, if it can be saved in time. Then it ends all
-// conversations. While a block is pending, no round is open, and stop waits for that block instead.
+// stop draws the open round immediately and announces its block, if it can be saved in time. Then it disconnects
+// all clients. While a block is pending, no round is open, and stop waits for that block instead.
 func (n *network) stop() {
 	if n.pending == nil {
 		n.pickWinner()
@@ -691,7 +692,7 @@ func announcement(p *pendingBlock, secret string) string {
 		p.Validator, p.Index, p.BPM, p.Outcome, p.Index, secret)
 }
 
-// consoleReport returns what the console shows of a block. Tokens, share and proposals are those that could win.
+// consoleReport returns what the console shows of a block. It counts eligible proposals only.
 func (n *network) consoleReport(p *pendingBlock) string {
 	stake := n.round.Entries[p.Winner].Tickets
 	proposals, total := n.round.Eligible()
@@ -825,8 +826,8 @@ const (
 	consoleTimeout  = 200 * time.Millisecond // then, for the pending output to each of stdout and stderr
 )
 
-// serve handles the clients that connect to ln until ctx is done. It returns when they are all gone, but no later than
-// shutdownTimeout after that.
+// serve handles the clients that connect to ln until ctx is done. Then it waits until they are all gone, but no longer
+// than shutdownTimeout.
 func (n *network) serve(ctx context.Context, ln lineconn.Listener) {
 	go n.run(ctx)
 	server := &lineconn.Server{

@@ -1179,8 +1179,8 @@ func TestChainFileErrors(t *testing.T) {
 	has(t, verified(s), isError)
 }
 
-// TestDrawsFile checks that verify names the line of an error. The last draw records may be missing, and the draw of the
-// next block may have been made and never announced. The draws of another chain stop the start.
+// TestDrawsFile checks that verify names the line of an error. The last draw records may be missing, and the draw of
+// the next block may have been made and never announced. The draws of another chain stop the start.
 func TestDrawsFile(t *testing.T) {
 	s := playedFiles(t, 3)
 	lines, chain := strings.SplitAfter(read(s.DrawsFile), "\n"), strings.SplitAfter(read(s.ChainFile), "\n")

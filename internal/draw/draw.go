@@ -1,4 +1,4 @@
-// Package draw is a sealed lottery that anyone can check with sha256sum and a calculator.
+// Package draw implements a sealed lottery that anyone can check with sha256sum and a calculator.
 //
 // Before there are any entries, whoever runs the lottery makes a secret and publishes its seal. Each entry gets
 // tickets, numbered consecutively. At the end the secret is revealed. The hash of the secret and all entries, read as a
@@ -30,7 +30,7 @@ import (
 	"strings"
 )
 
-// Draw is one lottery. It has one owner.
+// Draw is one draw of the lottery. It is not safe for concurrent use.
 type Draw struct {
 	PrevBlock string  // the hash of the block before
 	PrevDraw  string  // the hash of the draw before, or None
@@ -42,12 +42,12 @@ type Draw struct {
 	forfeited big.Int // their tickets
 }
 
-// Entry is what one entrant enters. Name and note consist of visible ASCII characters, without spaces.
+// Entry is one entrant's name, tickets and note. Name and note consist of visible ASCII characters, without spaces.
 type Entry struct {
 	Name    string
 	Tickets int64  // at least 1
 	Note    string // not "slashed"
-	Slashed bool   // it cannot win
+	Slashed bool   // it is not eligible
 }
 
 const (
@@ -193,7 +193,7 @@ func (d *Draw) Outcome() Outcome {
 	return o
 }
 
-// ticket returns 1 + hash mod total. total is above 0. The chances of two tickets differ by less than total / 2^256.
+// ticket returns 1 + hash mod total. total is above 0. The chances of two tickets differ by at most 1 / 2^256.
 func ticket(hash string, total *big.Int) *big.Int {
 	t, _ := new(big.Int).SetString(hash, 16)
 	return t.Add(t.Mod(t, total), big.NewInt(1))

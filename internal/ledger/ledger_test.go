@@ -217,8 +217,12 @@ func TestOpen(t *testing.T) {
 	used, free := newFiles(t, "", ""), newFiles(t, "", "")
 	l, _, err := used.load(t, t.Context())
 	check(t, err)
-	for want, f := range map[string]files{"CHAIN_FILE=": {used.chain, free.draws, ""}, "DRAWS_FILE=": {free.chain, used.draws, ""}} {
-		if _, err := Open(f.chain, f.draws, nil); !errors.Is(err, linefile.ErrInUse) || !strings.HasPrefix(err.Error(), want) {
+	for want, f := range map[string]files{
+		"CHAIN_FILE=": {chain: used.chain, draws: free.draws},
+		"DRAWS_FILE=": {chain: free.chain, draws: used.draws},
+	} {
+		_, err := Open(f.chain, f.draws, nil)
+		if !errors.Is(err, linefile.ErrInUse) || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

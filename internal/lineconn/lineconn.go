@@ -4,7 +4,7 @@
 // A [Server] accepts connections. One goroutine per connection reads its input, by calling [Conn.ReadLine]. Output goes
 // to a queue, which never blocks, and is written by a [WriterPool]. So an idle connection costs one goroutine (its
 // reader) and a few hundred bytes. If the kernel does not accept a write immediately, a temporary goroutine finishes
-// it. So a peer that does not read delays no other peer.
+// it. So a stalled peer delays no other peer.
 //
 // A peer that accepts some output every 10 s is slow, but not stalled, and stays connected. Before Linux 6.15 this
 // promise is weaker: there the kernel disconnects a peer whose receive buffer stays almost full for 50 s.
@@ -51,7 +51,7 @@ func Listen(addr string) (*net.TCPListener, error) {
 }
 
 // WriterPool is a fixed set of goroutines that write for the connections it made. They share the work of an
-// announcement evenly. One goroutine for each part of the connections would take 7% longer.
+// announcement evenly. Giving each goroutine a fixed share of the connections would take 7% longer.
 type WriterPool struct {
 	// StallTimeout is how long a peer may accept nothing, while output is pending, before it is disconnected. It is
 	// counted in steps, so that a pause of this process counts as one step at most. The default of 30 s leaves a slow
@@ -104,7 +104,7 @@ func writeReady(conns []*Conn) {
 }
 
 // Conn is one connection. Any goroutine may call its methods, with two exceptions: ReadLine and Close belong to one
-// goroutine, the reader, and SetPrompt belongs to the owner of the Group.
+// goroutine, the reader. SetPrompt belongs to the owner of the Group, and must not run while Tell or Show does.
 type Conn struct {
 	net  net.Conn
 	raw  syscall.RawConn // nil if net is not a socket

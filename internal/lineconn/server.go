@@ -34,7 +34,7 @@ type Server struct {
 	Handle func(conn net.Conn, from netip.Prefix)
 	// Refuse tells a peer why there is no slot for it, and closes the connection, all within about a second. While 100
 	// calls run, further connections are closed without a message, so that refusing never delays accepting.
-	Refuse func(conn net.Conn, why error)
+	Refuse func(conn net.Conn, reason error)
 
 	MaxConns      int         // limit of connections in all; 0 means no limit
 	MaxPerAddress int         // limit of connections from one network address; 0 means no limit
@@ -96,8 +96,8 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 // start has a connection handled or refused, without waiting.
 func (s *Server) start(conn net.Conn) {
 	from := network(conn.RemoteAddr())
-	why := s.acquire(from)
-	if why == nil {
+	reason := s.acquire(from)
+	if reason == nil {
 		s.running.Go(func() {
 			s.Handle(conn, from)
 			s.release(from)
@@ -107,7 +107,7 @@ func (s *Server) start(conn net.Conn) {
 	select {
 	case s.refusing <- struct{}{}:
 		s.running.Go(func() {
-			s.Refuse(conn, why)
+			s.Refuse(conn, reason)
 			<-s.refusing
 		})
 	default:

@@ -280,6 +280,43 @@ func TestOpenSnapshots(t *testing.T) {
 	}
 }
 
+// While each byte is written to one file and then to another, the snapshot of the first is never behind.
+func TestSnapshotsWhileWriting(t *testing.T) {
+	t.Chdir(t.TempDir())
+	first, err1 := os.Create("first")
+	second, err2 := os.Create("second")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan struct{})
+	go func() {
+		for range 500 {
+			first.WriteString("x")
+			second.WriteString("x")
+			time.Sleep(50 * time.Microsecond) // about as long as it takes to open both files
+		}
+		first.Close()
+		second.Close()
+		close(written)
+	}()
+	for {
+		select {
+		case <-written:
+			return
+		default:
+		}
+		a, b, err := OpenSnapshots("first", "second")
+		if err != nil {
+			t.Fatal(err)
+		}
+		inFirst, _ := io.ReadAll(a)
+		inSecond, _ := io.ReadAll(b)
+		if err := errors.Join(a.Close(), b.Close()); err != nil || len(inFirst) < len(inSecond) {
+			t.Fatalf("the snapshots have %d and %d bytes (%v)", len(inFirst), len(inSecond), err)
+		}
+	}
+}
+
 // A file is opened once at a time. An error names the file, and leaves nothing open.
 func TestOpen(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // the garbage collector closes forgotten files

@@ -304,9 +304,8 @@ func (n *network) extend(block Block, line []byte) {
 	n.recentBlocks.Add(line)
 }
 
-// do has run call f, waits until f has returned, and reports whether it was called: not if run has stopped. It is not
-// inlined: in the frame of handleConn, its variables would cost 2 KiB of stack for each idle client, as internal/bench
-// shows.
+// do has run call f and waits for it, or returns false if run has stopped. It is not inlined: in handleConn's frame, its
+// variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
 //
 //go:noinline
 func (n *network) do(f func()) bool {

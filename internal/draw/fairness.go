@@ -54,7 +54,7 @@ const (
 )
 
 // Fairness shows on w whether wins follow tickets in a draws file. The table has 80 columns. Only announced draws
-// count. The last draw counts if its block is in the chain file, or if there is no such file.
+// count. The chain file tells whether the last draw was announced. Without it, or with another chain, the draw counts.
 func Fairness(w io.Writer, drawsName, chainName string) error {
 	if _, err := os.Stat(chainName); err != nil {
 		chainName = os.DevNull
@@ -85,14 +85,15 @@ func Fairness(w io.Writer, drawsName, chainName string) error {
 }
 
 // isAnnounced reports whether the block of d was announced. The next record tells if it is of the same block, or of the
-// one after it. If not, or if next is nil, isAnnounced looks into the chain, which it reads up to the block.
+// one after it. If not, or if next is nil, isAnnounced reads on in the chain, which tells if it has the block before.
 func isAnnounced(d, next *Decoded, blocks *linefile.Scanner) bool {
 	if next != nil && next.Index <= d.Index+1 {
 		return next.Draw.PrevBlock == d.Block
 	}
-	for blocks.Number() <= d.Index && blocks.Scan() {
+	for blocks.Number() < d.Index && blocks.Scan() {
 	}
-	return blocks.Number() == 0 || bytes.Contains(blocks.Bytes(), []byte(d.Block))
+	hasBlockBefore := bytes.Contains(blocks.Bytes(), []byte(d.Draw.PrevBlock))
+	return !hasBlockBefore || blocks.Scan() && bytes.Contains(blocks.Bytes(), []byte(d.Block))
 }
 
 // show shows the sorted tallies.
@@ -121,9 +122,8 @@ func show(w io.Writer, rounds int, all []tally) error {
 		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
 			t.name, t.rounds, t.expected, t.wins, t.zScore(), bytes.TrimRight(bar, " "))
 	}
-	const enough = 4  // variance of the wins, for a deviation of 2
-	var beyond [4]int // of the names with enough rounds to tell, by how many deviations at least
-	variance := 0.0   // the largest
+	const enough = 4                  // variance of the wins, for a deviation of 2
+	variance, beyond := 0.0, [4]int{} // the largest; names with enough rounds to tell, by deviations at least
 	for _, t := range all {
 		variance = max(variance, t.variance)
 		for z := 0; z < len(beyond) && t.variance >= enough && math.Abs(t.zScore()) >= float64(z); z++ {

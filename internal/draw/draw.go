@@ -138,7 +138,7 @@ func Parse(lines []string) (*Draw, error) {
 		name, rest, _ := strings.Cut(line, " ")
 		tickets, note, _ := strings.Cut(rest, " ")
 		n, err := strconv.ParseInt(tickets, 10, 64)
-		if err != nil || n < 1 || strconv.FormatInt(n, 10) != tickets || !isField(name) || !isField(note) {
+		if err != nil || tickets[0] < '1' || !isField(name) || !isField(note) { // no sign and no leading zero
 			return nil, fmt.Errorf("%.100q is not an entry (address, stake, BPM)", line)
 		}
 		if names[name] = true; len(names) == i {

@@ -271,6 +271,11 @@ func TestRecords(t *testing.T) {
 		}
 		same(t, fmt.Sprint(c), got, want)
 	}
+	f := play(newGame(".x."))
+	draws := strings.Join(f.records[:2], "") + strings.Replace(f.records[2], `"Index":2`, `"Index":1`, 1)
+	same(t, "another index", verify(draws, f.chain), "line 3: out of order: it follows the record of block 2")
+	f.chain[1].note = "1"
+	same(t, "another BPM", verify(draws, f.chain), "line 1: it does not match block 1 of the chain (hash, winner or BPM)")
 }
 
 // TestRewrites rewrites a game and computes everything that follows, as an adversary can who has the code and both
@@ -350,6 +355,7 @@ func TestFairness(t *testing.T) {
 		{"..x", "other", "3 rounds, "},
 		{".x--.", "chain", "2 rounds, "},
 		{".x--.", "none", "3 rounds, "},
+		{".x-.", "none", "2 rounds, "},
 		{".--.--.", "chain", "3 rounds, "},
 		{"x", "chain", dir + "draws: no draws yet"},
 		{"", "chain", dir + "draws: no draws yet"},

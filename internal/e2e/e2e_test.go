@@ -126,6 +126,8 @@ func TestCommands(t *testing.T) {
 	draws, _ := os.ReadFile(filepath.Join(dir, "our.jsonl"))
 	write("chain", strings.Replace(string(chain), `"BPM":70`, `"BPM":71`, 1))
 	write("draws", strings.ReplaceAll(string(draws), ` 70"`, ` 71"`)) // it may not matter to a draw
+	write("genesis", strings.SplitAfter(string(chain), "\n")[0])
+	write("draw", strings.SplitAfter(string(draws), "\n")[0])
 	os.Mkdir(filepath.Join(dir, "folder"), 0o755)
 	want := map[string]string{ // what is on the command line, after settings
 		"":                            `invalid BROADCAST="abc": want a duration`,
@@ -141,6 +143,7 @@ func TestCommands(t *testing.T) {
 		"verify our.jsonl my.jsonl":                 "our.jsonl: line 1: ",
 		"verify my.jsonl draws":                     "draws: line ",
 		"fairness my.jsonl":                         "my.jsonl: line 1: ",
+		"CHAIN_FILE=genesis fairness draw":          "draw: no draws yet",
 	}
 	for _, file := range []string{"none", "folder"} {
 		for _, words := range []string{"verify %s our.jsonl", "verify my.jsonl %s", "fairness %s"} {

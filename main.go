@@ -175,6 +175,7 @@ type network struct {
 	candidateBlocks chan proposal
 	calls           chan func()
 	stopped         chan struct{} // closed when run has returned
+	commands        []command
 
 	// Owned by run.
 	head         Block            // the newest block, which everyone knows
@@ -242,7 +243,7 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 		writers:         lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
 		candidateBlocks: make(chan proposal), calls: make(chan func()), stopped: make(chan struct{}),
 		head: beforeGenesis(), validators: map[string]int64{}, round: &round{},
-		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(),
+		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(), commands: commands(),
 		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
 		lastDraw:     lineconn.NewNotice([]byte("\nno block has been drawn yet\n")),
 	}
@@ -349,7 +350,7 @@ func (n *network) removeClient(c *client) {
 func (n *network) addValidator(c *client, stake int64) {
 	c.address = calculateHash(rand.Text()) // of 130 random bits
 	n.validators[c.address] = stake
-	n.roster.Join(c.address, stake)
+	n.roster.Join(c.address)
 	c.SetPrompt(bpmPrompt)
 	index, proposeBy := n.head.Index+1, ""
 	if n.pending == nil {
@@ -477,7 +478,7 @@ func commands() []command {
 
 // handleCommand runs the command that c typed, and reports whether it was one.
 func (n *network) handleCommand(c *client, typed string, err error) bool {
-	for _, cmd := range commands() {
+	for _, cmd := range n.commands {
 		if err == nil && strings.EqualFold(typed, cmd.name) && (c.address != "" || !cmd.needsStake) {
 			n.do(func() { cmd.run(n, c) })
 			return true
@@ -489,7 +490,7 @@ func (n *network) handleCommand(c *client, typed string, err error) bool {
 // tellHelp explains the prompt that c is at, and lists the commands.
 func (n *network) tellHelp(c *client) {
 	list, listed := "", map[string]bool{}
-	for _, cmd := range commands() {
+	for _, cmd := range n.commands {
 		if cmd.help != "" && !listed[cmd.name] && (c.address != "" || !cmd.needsStake) {
 			list += fmt.Sprintf("  %-5s  %s\n", cmp.Or(cmd.name, "Enter"), cmd.help)
 			listed[cmd.name] = true

@@ -101,7 +101,7 @@ func TestRosterShow(t *testing.T) {
 	}
 	join := func(address string, stake int64) {
 		validators[address] = stake
-		r.Join(address, stake)
+		r.Join(address)
 	}
 	slash := func(address string, stake int64) { r.Slash(address, stake, `"x"`) }
 	const current, left = "v%[1]d %[1]d", "left: v%[1]d %[1]d"
@@ -143,7 +143,7 @@ func TestRosterDue(t *testing.T) {
 		show() // nothing, so the next report need not wait
 		for tenth := range 10_000 {
 			if tenth >= 450 && tenth < 550 || slices.Contains([]int{10, 15, 30, 300, 345, 400, 402}, tenth) {
-				r.Join("v", 1)
+				r.Join("v")
 				r.Leave("v", 1)
 			}
 			select {

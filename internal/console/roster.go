@@ -29,14 +29,10 @@ type Roster struct {
 }
 
 type changes struct {
-	joined        []validator
+	joins         int
+	joined        []string // the addresses that joined last, at most maxListed
 	left, slashed []string // their lines in the report
 	disconnected  int      // clients
-}
-
-type validator struct {
-	address string
-	stake   int64 // in tokens
 }
 
 // NewRoster returns a Roster with nothing to report.
@@ -47,9 +43,10 @@ func NewRoster() *Roster {
 }
 
 // Join records that a validator has joined.
-func (r *Roster) Join(address string, stake int64) {
+func (r *Roster) Join(address string) {
 	c := r.pendingChanges()
-	c.joined = append(c.joined, validator{address, stake})
+	c.joins++
+	c.joined = append(c.joined[max(0, len(c.joined)-maxListed+1):], address)
 }
 
 // Leave records that a validator has left.
@@ -89,7 +86,7 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 	if c.disconnected > 0 {
 		l.Printf("disconnected %s that stopped reading", Plural(c.disconnected, "client"))
 	}
-	if len(c.joined)+len(c.left)+len(c.slashed) == 0 {
+	if c.joins+len(c.left)+len(c.slashed) == 0 {
 		return
 	}
 	total := new(big.Int) // may pass 64 bits
@@ -103,13 +100,12 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 			fmt.Fprintf(&b, "  %s %d\n", address, validators[address])
 		}
 	} else {
-		more := max(0, len(c.joined)-maxListed)
-		for _, v := range c.joined[more:] {
-			if _, ok := validators[v.address]; ok { // it may have left since
-				fmt.Fprintf(&b, "  %s %d\n", v.address, v.stake)
+		for _, address := range c.joined {
+			if stake, ok := validators[address]; ok { // it may have left since
+				fmt.Fprintf(&b, "  %s %d\n", address, stake)
 			}
 		}
-		if more > 0 {
+		if more := c.joins - len(c.joined); more > 0 {
 			fmt.Fprintf(&b, "  and %d more joined\n", more)
 		}
 	}

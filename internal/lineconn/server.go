@@ -98,10 +98,12 @@ func (s *Server) start(conn net.Conn) {
 	from := network(conn.RemoteAddr())
 	reason := s.acquire(from)
 	if reason == nil {
-		s.running.Go(func() {
+		s.running.Add(1)
+		go func() { // not running.Go, whose frame would cost each connection 2 KiB of stack
 			s.Handle(conn, from)
 			s.release(from)
-		})
+			s.running.Done()
+		}()
 		return
 	}
 	select {

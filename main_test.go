@@ -1022,7 +1022,9 @@ func write(name string, text ...string) {
 // parseChain parses blocks that follow each other, and checks them as README.md explains it.
 func parseChain(t testing.TB, text string) (blocks []Block) {
 	t.Helper()
-	must(0, json.Unmarshal([]byte(text), &blocks))
+	if err := json.Unmarshal([]byte(text), &blocks); err != nil {
+		t.Fatalf("got %q, want a chain (%v)", text, err)
+	}
 	for i, b := range blocks {
 		before, input := blocks[max(0, i-1)], fmt.Sprintln(b.Index, b.Timestamp, b.BPM, b.PrevHash, b.Validator)
 		if b.Hash != calculateHash(strings.ReplaceAll(input, " ", "\n")) ||

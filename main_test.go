@@ -849,7 +849,7 @@ func TestUnsavedBlock(t *testing.T) {
 			restore()
 			time.Sleep(500 * time.Millisecond)
 			eve.wantDraw(alice.seal, lines...)
-			has(t, n.stdout.next(), "of 125 tokens", "; 2 proposals\n")
+			has(t, n.stdout.next(), "; 2 proposals\n")
 			alice.disconnect()
 			carol.next()
 			carol.propose(validBPM)

@@ -305,8 +305,8 @@ func (n *network) extend(block Block, line []byte) {
 	n.recentBlocks.Add(line)
 }
 
-// do has run call f and waits for it, or returns false if run has stopped. It is not inlined: in handleConn's frame, its
-// variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
+// do has run call f and waits for it. It returns false if run has stopped. It is not inlined: in handleConn's frame,
+// its variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
 //
 //go:noinline
 func (n *network) do(f func()) bool {

@@ -21,7 +21,7 @@ type Record struct {
 	Block         string      // its hash
 	Lines         []string    // of the draw
 	Ticket, Total json.Number // of the redraw, if there was one; may pass 64 bits
-	NextSeal      string      // of the next draw, which may lose its secret in a crash
+	NextSeal      string      // of the next draw; no hash covers it, and a crash may lose its secret
 }
 
 // NewRecord returns the line, without a newline, for the block that won the draw with outcome o. next is the next draw.
@@ -139,7 +139,7 @@ func (r *Records) CheckBlock(index int, hash, winner, note string) {
 		if r.published = cmp.Or(r.published, d.Draw.Seal()); r.published != d.Draw.Seal() {
 			r.newSeals = append(r.newSeals, strconv.Itoa(r.lines.Number()))
 		}
-		r.opened = fmt.Sprintf("if you noted this seal, everything before draw %d is genuine:\n%s",
+		r.opened = fmt.Sprintf("if you noted this seal, all blocks and draws before draw %d are genuine:\n%s",
 			d.Index, d.Draw.SealLine(d.Index))
 	}
 	r.head, r.index, r.published = hash, index, published

@@ -282,8 +282,8 @@ func (s *soak) checkRecord(line string, number int) error {
 		return fmt.Errorf("the chain does not have this block of %v", d.winner)
 	}
 	s.records[index], s.seals[index+1], s.secrets[secret], s.lastDraw = d, d.nextSeal, true, hash
-	s.lastSeal = fmt.Sprintf("if you noted this seal, everything before draw %d is genuine:\ndraw %[1]d seal: %s\n",
-		index, s.seals[index])
+	s.lastSeal = fmt.Sprintf("if you noted this seal, all blocks and draws before draw %d are genuine:\n"+
+		"draw %[1]d seal: %s\n", index, s.seals[index])
 	return nil
 }
 

@@ -137,7 +137,7 @@ func (d *LastDraw) check(blocks int, chainName string) error {
 	case d.belongs:
 		return nil
 	case blocks == 0:
-		return fmt.Errorf("there are draws, but %s is empty; %s", chainName, advice)
+		return fmt.Errorf("there are draws, but no chain in %s; %s", chainName, advice)
 	case d.Index > blocks:
 		return fmt.Errorf("the last draw is of block %d, but %s ends with block %d; %s", d.Index, chainName, blocks-1, advice)
 	}

@@ -108,7 +108,7 @@ func TestLastDraw(t *testing.T) {
 		{complete, drawLine(1, 0, 5), "1 false "}, // and then a block without a draw record
 		{complete, drawLine(2, 0, 2), otherChain}, {complete, drawLine(1, 5, 1), otherChain},
 		{complete, drawLine(3, 1, 3), "error: draws: the last draw is of block 3, but chain ends with block 1; "},
-		{"", drawLine(1, 0, 1), "error: draws: there are draws, but chain is empty; put back the chain of these draws, or "},
+		{"", drawLine(1, 0, 1), "error: draws: there are draws, but no chain in chain; put back the chain of these "},
 		{complete, "{}\n", "error: draws: last line: not canonical JSON: "},
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -162,21 +162,28 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestStopWhileLoading interrupts a server that is reading a long chain.
+// TestStopWhileLoading interrupts a server that is reading a long chain. It tries more than once, because this test may
+// be too late to interrupt the server before it has read half of the chain.
 func TestStopWhileLoading(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	writeChain(dir, 50_000) // takes much longer to read than it takes to handle a signal
 	whole := server(t, dir, "verify").launch()
 	whole.result()
-	s := server(t, dir, "").launch()
-	for end := time.Now().Add(timeout); s.counter("io", "rchar") < 200_000 && time.Now().Before(end); {
-		<-time.After(time.Millisecond)
+	all, took := whole.ProcessState.UserTime(), time.Duration(0)
+	for range 20 {
+		s := server(t, dir, "").launch()
+		for end := time.Now().Add(timeout); s.counter("io", "rchar") < 200_000 && time.Now().Before(end); {
+			<-time.After(time.Millisecond)
+		}
+		s.Process.Signal(os.Interrupt)
+		result := s.result()
+		if took = s.ProcessState.UserTime(); strings.HasPrefix(result, "1 ") && took < all/2 {
+			matches(t, result, "^1 .*interrupted while reading the chain.*\n$")
+			return
+		}
 	}
-	s.Process.Signal(os.Interrupt)
-	matches(t, s.result(), "^1 .*interrupted while reading the chain.*\n$")
-	took, all := s.ProcessState.UserTime(), whole.ProcessState.UserTime()
-	expect(t, took < all/2, "the server took %v, interrupted, and verify %v", took, all)
+	t.Errorf("the server took %v, interrupted, and verify %v", took, all)
 }
 
 // TestStop stops a server whose clients are stalled: more is pending than the kernel takes. It waits for them a little,

@@ -15,9 +15,9 @@
 //     recorded), and then, for each entry in order, "<name> <tickets> <note>". An entry that was slashed keeps its line
 //     and its tickets, but its note is "slashed".
 //   - The seal is the hash of the first three lines.
-//   - The hash of the draw, D, is the hash of the draw lines. The winning ticket is 1 + D mod all tickets.
+//   - The hash of the draw, D, is the hash of the draw lines. The winning ticket is 1 + D mod the number of tickets.
 //   - If that ticket belongs to a slashed entry, there is a redraw among the tickets of all other entries, renumbered
-//     from 1 in the same order. The winning ticket is 1 + D' mod these tickets, where D' is the hash of D.
+//     from 1 in the same order. The winning ticket is 1 + D' mod their number, where D' is the hash of D.
 package draw
 
 import (
@@ -123,8 +123,8 @@ func (d *Draw) Lines() string {
 	return string(b)
 }
 
-// Parse is the inverse of Lines. It returns an error for anything that Lines cannot have produced, and if a name stands
-// in two entries.
+// Parse is the inverse of Lines. It returns an error if a line does not have the form that Lines gives it, or if two
+// entries have one name. A secret may be longer than those of New.
 func Parse(lines []string) (*Draw, error) {
 	switch {
 	case len(lines) == 0 || len(lines[0]) < 26 || !isField(lines[0]):

@@ -2,8 +2,8 @@
 // disk. Both are files of lines (see package linefile). A line of the first is a block, a line of the second a record.
 //
 // The record is saved before the block. If either fails, the ledger retries once a second, always with the same block.
-// While another program has changed the chain file, no block is saved. The draws file may be moved, compressed or
-// deleted at any time. If so, the ledger opens the file of that name again, or creates it.
+// Once another program has changed the chain file, no block is saved until that is undone. The draws file may be moved,
+// compressed or deleted at any time. If so, the ledger opens the file of that name again, or creates it.
 package ledger
 
 import (
@@ -21,7 +21,7 @@ import (
 
 const (
 	retryInterval = time.Second // between two attempts to save a block
-	logInterval   = time.Minute // between two warnings about them
+	logInterval   = time.Minute // between two warnings about failed attempts
 )
 
 // Entry is a block to save.

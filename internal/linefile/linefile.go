@@ -148,7 +148,7 @@ func (f *File) Append(line []byte) error {
 }
 
 // CompletePartial durably turns the partial line that Open found into a line, by appending a newline. Without a partial
-// line it does nothing. When it returns an error, the file is unchanged.
+// line it does nothing. When it returns an error, the complete lines are unchanged.
 func (f *File) CompletePartial() error {
 	if f.PartialSize() == 0 {
 		return nil
@@ -167,8 +167,8 @@ func (f *File) DropPartial() error {
 // PartialSize returns the size of the partial line in bytes, or 0 if there is none.
 func (f *File) PartialSize() int64 { return f.size - f.completeSize }
 
-// HasPrefix reports whether the file begins with prefix. A shorter file must be a beginning of prefix. It may be
-// padded with zeros, which a power failure can leave.
+// HasPrefix reports whether the file begins with prefix or, if it is shorter, holds only a beginning of it. Trailing
+// zeros, which a power failure can leave, do not count.
 func (f *File) HasPrefix(prefix string) bool {
 	start := make([]byte, len(prefix))
 	n, _ := f.disk.ReadAt(start, 0) // after an error, the rest does not count

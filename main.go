@@ -172,7 +172,7 @@ type network struct {
 	ledger  *ledger.Ledger       // saves blocks and how they were drawn, so that run never waits for a disk
 	writers *lineconn.WriterPool // sends what clients get, so that run never waits for a client
 
-	candidateBlocks chan proposal
+	candidateBlocks chan *proposal
 	calls           chan func()
 	stopped         chan struct{} // closed when run has returned
 	commands        []command
@@ -204,7 +204,7 @@ type client struct {
 type proposal struct {
 	client *client // nil when it has left
 	bpm    int
-	entry  int // its index in the draw
+	entry  int // its index in the draw, once it is in a round
 }
 
 // round is the time in which proposals count. The draw has an entry for each proposal, in the same order.
@@ -216,12 +216,12 @@ type round struct {
 	timer     <-chan time.Time // fires at the deadline
 }
 
-// addProposal adds a proposal by client c, with all of its stake, and returns its first and last ticket.
-func (r *round) addProposal(c *client, stake int64, bpm int) (first, last *big.Int) {
-	c.proposal = &proposal{client: c, bpm: bpm, entry: len(r.proposals)}
-	r.proposals = append(r.proposals, c.proposal)
-	r.from[c.from]++
-	return r.Add(draw.Entry{Name: c.address, Tickets: stake, Note: strconv.Itoa(bpm)})
+// addProposal adds p, with all of its client's stake, and returns its first and last ticket.
+func (r *round) addProposal(p *proposal, stake int64) (first, last *big.Int) {
+	p.client.proposal, p.entry = p, len(r.proposals)
+	r.proposals = append(r.proposals, p)
+	r.from[p.client.from]++
+	return r.Add(draw.Entry{Name: p.client.address, Tickets: stake, Note: strconv.Itoa(p.bpm)})
 }
 
 // pendingBlock is a block that has won its round but has not been announced yet. It is immutable.
@@ -241,7 +241,7 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 	n := &network{
 		Settings: s, console: stdout, log: logger, ledger: files,
 		writers:         lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
-		candidateBlocks: make(chan proposal), calls: make(chan func()), stopped: make(chan struct{}),
+		candidateBlocks: make(chan *proposal), calls: make(chan func()), stopped: make(chan struct{}),
 		head: beforeGenesis(), validators: map[string]int64{}, round: &round{},
 		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(), commands: commands(),
 		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
@@ -367,9 +367,9 @@ func (n *network) removeValidator(c *client) (stake int64, ok bool) {
 	return stake, ok
 }
 
-// propose adds a proposal by c to the open round, unless it has already proposed in it or the round is full.
-func (n *network) propose(c *client, bpm int) {
-	index, left := n.head.Index+1, n.timeLeft()
+// propose adds p to the open round, unless its client has already proposed in it or the round is full.
+func (n *network) propose(p *proposal) {
+	c, index, left := p.client, n.head.Index+1, n.timeLeft()
 	isLimited := c.from.IsValid() && n.MaxPerAddress > 0
 	switch {
 	case n.pending != nil:
@@ -379,12 +379,12 @@ func (n *network) propose(c *client, bpm int) {
 	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.from[c.from] >= n.MaxPerAddress:
 		c.Tell("\nthis round is full; the next one opens in %s\n", left)
 	default:
-		first, last := n.round.addProposal(c, n.validators[c.address], bpm)
+		first, last := n.round.addProposal(p, n.validators[c.address])
 		tickets := fmt.Sprintf("your tickets are %d to %d", first, last)
 		if first.Cmp(last) == 0 {
 			tickets = fmt.Sprintf("your ticket is %d", first)
 		}
-		c.Tell("\nyou proposed block %d with BPM %d: %s; the winner is drawn in %s\n", index, bpm, tickets, left)
+		c.Tell("\nyou proposed block %d with BPM %d: %s; the winner is drawn in %s\n", index, p.bpm, tickets, left)
 	}
 }
 
@@ -554,7 +554,7 @@ func (n *network) handleBPM(c *client, typed string, err error) {
 		return
 	}
 	select {
-	case n.candidateBlocks <- proposal{client: c, bpm: bpm}:
+	case n.candidateBlocks <- &proposal{client: c, bpm: bpm}:
 	case <-n.stopped: // the next ReadLine returns an error
 	}
 }
@@ -583,7 +583,7 @@ func (n *network) run(ctx context.Context) {
 		}
 		select {
 		case p := <-candidateBlocks:
-			n.propose(p.client, p.bpm)
+			n.propose(p)
 		case f := <-n.calls:
 			f()
 		case <-n.round.timer:

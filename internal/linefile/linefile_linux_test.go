@@ -9,7 +9,7 @@ import (
 )
 
 // Opening a file does not block, and syncs its directory, even if the name is a link. On Linux, opening a device could
-// block, and the directories in /proc cannot be synced, which is no error.
+// block, and the directories in /proc cannot be synced, which is not an error.
 func TestOpenOnLinux(t *testing.T) {
 	d, f := openTest(t, "")
 	flags, _, _ := syscall.Syscall(syscall.SYS_FCNTL, d.Fd(), syscall.F_GETFL, 0)

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -105,4 +106,14 @@ func Duration(d time.Duration) string {
 		return "less than 1s"
 	}
 	return d.Round(time.Second).String()
+}
+
+// Quote returns text in quotes and in ASCII, cut to a number of columns, so that text from strangers can neither hide
+// nor do anything on a terminal.
+func Quote(text string, columns int) string {
+	quoted := strconv.QuoteToASCII(text)
+	if len(quoted) > columns {
+		quoted = quoted[:columns-2] + `…"`
+	}
+	return quoted
 }

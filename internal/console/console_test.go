@@ -7,6 +7,8 @@ import (
 	"log"
 	"math"
 	"math/big"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -157,5 +159,44 @@ func TestRosterDue(t *testing.T) {
 			time.Sleep(time.Second / 10)
 		}
 		check(t, "reports after", reports, "0s 2s 7s 31s 36s 40.2s 46s 51s 56s ")
+	})
+}
+
+func TestQuote(t *testing.T) {
+	for text, want := range map[string]string{
+		"abc":                     `"abc"`,
+		"a\"b\x1b[2J\u202e\u009b": `"a\"b\x1b[2J\u202e\u009b"`,
+		strings.Repeat("x", 38):   `"` + strings.Repeat("x", 38) + `"`,
+		strings.Repeat("x", 39):   `"` + strings.Repeat("x", 37) + `…"`,
+	} {
+		check(t, "quoted", Quote(text, 40), want)
+	}
+}
+
+// A task that takes longer than a second is shown once a second, and taken back, but only on a terminal.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file, _ := os.Create(filepath.Join(t.TempDir(), "file"))
+		defer file.Close()
+		var out bytes.Buffer
+		work := func(p *Progress, seconds int) string {
+			for range 2 * seconds {
+				time.Sleep(500 * time.Millisecond)
+				p.Add(25)
+			}
+			p.Done()
+			return out.String()
+		}
+		p := NewProgress(file, "loading", 200)
+		check(t, "to a file", fmt.Sprint(p.w == io.Discard, work(p, 3)), "true")
+		for seconds, want := range []string{"", "\rloading: 25%\r\x1b[K", "\rloading: 25%\rloading: 50%\r\x1b[K"} {
+			p := NewProgress(file, "loading", 200)
+			p.w = &out
+			out.Reset()
+			check(t, "shown", work(p, seconds), want)
+		}
+		null, _ := os.Open(os.DevNull) // a character device, as a terminal is
+		defer null.Close()
+		check(t, "on a device", fmt.Sprint(NewProgress(null, "", 0).w == null), "true")
 	})
 }

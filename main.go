@@ -106,8 +106,11 @@ func validateBlock(newBlock, oldBlock Block) error {
 	// Parsing as time.RFC3339Nano is much faster than as timestampLayout but accepts more, so check the rest by hand.
 	at := newBlock.Timestamp
 	_, err := time.Parse(time.RFC3339Nano, at)
-	if err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z' {
+	switch {
+	case err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z':
 		return fmt.Errorf("wrong timestamp: block %d does not have the form %s", index, timestampLayout)
+	case at < oldBlock.Timestamp:
+		return fmt.Errorf("wrong timestamp: block %d is older than the block before it", index)
 	}
 	return nil
 }
@@ -686,6 +689,9 @@ func (n *network) stop() {
 
 // ---- Texts ----
 
+// maxShown is how many bytes of draw lines a client is sent.
+const maxShown = 200 << 10
+
 // announcement returns what every client gets when a block is won: the tutorial's line, then how it was drawn.
 func announcement(p *pendingBlock, secret string) string {
 	return fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v\ndraw %d secret: %s\n",
@@ -703,8 +709,12 @@ func (n *network) consoleReport(p *pendingBlock) string {
 
 // drawNotice returns what the command draw shows: how the block with this index was drawn.
 func drawNotice(index int, o draw.Outcome) *lineconn.Notice {
-	title := fmt.Appendf(nil, "\nblock %d: %v; hash these lines to check it:\n", index, o)
-	return lineconn.NewNotice(title, []byte(o.Lines))
+	text := fmt.Sprintf("\nblock %d: %v; hash these lines to check it:\n%s", index, o, o.Lines)
+	if len(o.Lines) > maxShown {
+		text = fmt.Sprintf("\nblock %d: %v; its %d lines are too many to show, see the draws file\n",
+			index, o, strings.Count(o.Lines, "\n"))
+	}
+	return lineconn.NewNotice([]byte(text))
 }
 
 // ---- Checking the files ----

@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/davecgh/go-spew/spew"
 
@@ -137,11 +138,16 @@ func isPulse(bpm int) bool { return bpm >= 0 }
 // parsePulse parses a BPM. Its error says why the validator is slashed. err is the error from ReadLine: if it is not
 // nil, typed is incomplete, and not a BPM.
 func parsePulse(typed string, err error) (int, error) {
-	bpm, parseErr := strconv.Atoi(typed)
-	if err != nil || parseErr != nil || !isPulse(bpm) {
-		return 0, errors.New("not a BPM (" + pulseRule + ")")
+	rule := pulseRule
+	switch bpm, parseErr := strconv.Atoi(typed); {
+	case err == nil && parseErr == nil && isPulse(bpm):
+		return bpm, nil
+	case err == nil && errors.Is(parseErr, strconv.ErrRange) && bpm > 0:
+		rule = fmt.Sprintf("a whole number from 0 to %d", math.MaxInt)
+	case err == nil && parseErr != nil && strings.TrimFunc(typed, unicode.IsDigit) == "":
+		rule += ", in the digits 0 to 9"
 	}
-	return bpm, nil
+	return 0, errors.New("not a BPM (" + rule + ")")
 }
 
 // parseStake parses a stake of 1 to limit tokens. Its error tells the player what to type instead. err is the error
@@ -388,6 +394,9 @@ func (n *network) propose(p *proposal) {
 			tickets = fmt.Sprintf("your ticket is %d", first)
 		}
 		c.Tell("\nyou proposed block %d with BPM %d: %s; the winner is drawn in %s\n", index, p.bpm, tickets, left)
+		if len(n.round.proposals) == 1 {
+			n.report(fmt.Sprintf("block %d: proposed; the winner is drawn in %s\n", index, left))
+		}
 	}
 }
 
@@ -476,6 +485,7 @@ func commands() []command {
 		{"draw", false, showDraw, "show the last draw, so that you can check it"},
 		{"quit", true, quit, "leave; your proposal stands"},
 		{"quit", false, quit, "leave"},
+		{"exit", false, quit, ""},
 	}
 }
 
@@ -537,7 +547,7 @@ func (n *network) handleStake(c *client, typed string, err error) {
 		return
 	}
 	n.do(func() {
-		problem := fmt.Sprintf("\n%.40q is not a stake: %v", typed, err)
+		problem := fmt.Sprintf("\n%s is not a stake: %v", console.Quote(typed, maxTyped), err)
 		switch c.tries++; c.tries {
 		case 1:
 			c.Tell("%s\n", problem)
@@ -553,7 +563,7 @@ func (n *network) handleStake(c *client, typed string, err error) {
 func (n *network) handleBPM(c *client, typed string, err error) {
 	bpm, err := parsePulse(typed, err)
 	if err != nil {
-		n.do(func() { n.slash(c, fmt.Sprintf("%.40q", typed), err) })
+		n.do(func() { n.slash(c, console.Quote(typed, maxTyped), err) })
 		return
 	}
 	select {
@@ -657,7 +667,7 @@ func (n *network) pickWinner() {
 func (n *network) announce() {
 	p := n.pending
 	n.extend(p.Block, linefile.Encode(p.Block))
-	io.WriteString(n.console, n.consoleReport(p))
+	n.report(n.blockReport(p))
 	n.lastDraw = drawNotice(p.Index, p.Outcome)
 	text, seal := announcement(p, n.round.Secret()), p.next.SealLine(p.Index+1)
 	var winner *lineconn.Conn // nil if it has left
@@ -689,8 +699,10 @@ func (n *network) stop() {
 
 // ---- Texts ----
 
-// maxShown is how many bytes of draw lines a client is sent.
-const maxShown = 200 << 10
+const (
+	maxTyped = 40        // columns that a text shows of what a player typed
+	maxShown = 200 << 10 // bytes of draw lines that a client is sent
+)
 
 // announcement returns what every client gets when a block is won: the tutorial's line, then how it was drawn.
 func announcement(p *pendingBlock, secret string) string {
@@ -698,8 +710,17 @@ func announcement(p *pendingBlock, secret string) string {
 		p.Validator, p.Index, p.BPM, p.Outcome, p.Index, secret)
 }
 
-// consoleReport returns what the console shows of a block. It counts eligible proposals only.
-func (n *network) consoleReport(p *pendingBlock) string {
+// report shows text on the console, after the changes of validators that may have affected it. If rounds are shorter
+// than a second, it leaves these to the roster, which then reports less often.
+func (n *network) report(text string) {
+	if n.Round >= time.Second {
+		n.roster.Show(n.console, n.log, n.validators)
+	}
+	io.WriteString(n.console, text)
+}
+
+// blockReport returns what the console shows of a block. It counts eligible proposals only.
+func (n *network) blockReport(p *pendingBlock) string {
 	stake := n.round.Entries[p.Winner].Tickets
 	proposals, total := n.round.Eligible()
 	return fmt.Sprintf("block %d: BPM %d, %v\n  forged by %s\n  who staked %d of %s (%s); %s\n%s",

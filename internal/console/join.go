@@ -1,0 +1,50 @@
+package console
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Join returns the lines that tell players how to connect to a server that listens on addr. It asks the system for the
+// addresses of this machine, and leaves out those of networks that are down.
+func Join(addr net.Addr) string {
+	var all []net.Addr
+	interfaces, _ := net.Interfaces() // without them, the line for this machine remains
+	for _, i := range interfaces {
+		if addrs, err := i.Addrs(); err == nil && i.Flags&net.FlagRunning != 0 {
+			all = append(all, addrs...)
+		}
+	}
+	return join(addr, all)
+}
+
+// join returns the lines for a machine with these addresses. If the server listens on all of them, it names at most
+// four that other machines may reach, IPv4 first. No zone tells other machines the way to a link-local address.
+func join(listening net.Addr, all []net.Addr) string {
+	at := netip.MustParseAddrPort(listening.String())
+	if !at.Addr().IsUnspecified() {
+		return fmt.Sprintf("to join, type:             nc %s %d\n", at.Addr(), at.Port())
+	}
+	var others []netip.Addr
+	for _, addr := range all {
+		prefix, err := netip.ParsePrefix(addr.String())
+		if err == nil && prefix.Addr().IsGlobalUnicast() && prefix.Addr().BitLen() <= at.Addr().BitLen() {
+			others = append(others, prefix.Addr())
+		}
+	}
+	slices.SortStableFunc(others, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
+	lines := fmt.Sprintf("to join, type:             nc localhost %d\n", at.Port())
+	for _, other := range others[:min(len(others), 4)] {
+		lines += fmt.Sprintf("or, from another machine:  nc %s %d\n", other, at.Port())
+	}
+	return lines
+}
+
+// ShortDuration returns d such as "1m", which Go formats as "1m0s".
+func ShortDuration(d time.Duration) string {
+	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())
+}

@@ -21,7 +21,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -798,10 +800,17 @@ func verifyCommand(files []string) error {
 
 const usage = `usage: proofofstake                          run the server
        proofofstake verify [CHAIN [DRAWS]]   check the chain and how its blocks were drawn
-       proofofstake fairness [DRAWS]         show whether wins follow stakes`
+       proofofstake fairness [DRAWS]         show whether wins follow stakes
+
+settings, as environment variables or in the file .env, with their defaults:
+`
 
 func main() {
 	args := os.Args[1:]
+	if len(args) > 0 && slices.Contains([]string{"-h", "-help", "--help", "help"}, args[0]) {
+		fmt.Print(usage, settings.Usage())
+		return
+	}
 	err := settings.ReadDotEnv()
 	switch {
 	case err != nil:
@@ -816,7 +825,7 @@ func main() {
 		}
 		err = draw.Fairness(os.Stdout, name, settings.ChainFile())
 	default:
-		fmt.Fprintln(os.Stderr, usage)
+		fmt.Fprintf(os.Stderr, "cannot run %s\n%s%s", console.Quote(strings.Join(args, " "), 60), usage, settings.Usage())
 		os.Exit(2)
 	}
 	if err != nil {
@@ -838,13 +847,18 @@ func runServer() error {
 	defer stderr.Close(consoleTimeout)
 	ln, err := lineconn.Listen(s.Addr)
 	if err != nil {
-		return fmt.Errorf("ADDR=%q: %w; is another server running? Set ADDR to a free port", s.Addr, err)
+		return settings.AddrError(err)
 	}
 	n, err := newNetwork(ctx, s, stdout, log.New(stderr, "", log.LstdFlags))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%slistening on %s\n", n.round.SealLine(n.head.Index+1), ln.Addr())
+	chain := "in memory"
+	if s.ChainFile != "" {
+		chain, _ = filepath.Abs(s.ChainFile)
+	}
+	fmt.Fprintf(stdout, "%slistening on %s\n%srounds of %s; chain: %s; Ctrl-C stops the server\n",
+		n.round.SealLine(n.head.Index+1), ln.Addr(), console.Join(ln.Addr()), console.ShortDuration(s.Round), chain)
 	n.serve(ctx, ln)
 	return nil
 }

@@ -112,6 +112,7 @@ func TestCommands(t *testing.T) {
 	write := func(name, text string) { os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644) }
 	write(".env", "BROADCAST=abc\nCHAIN_FILE=my.jsonl\nDRAWS_FILE=our.jsonl\n")
 	s := start(t, dir, "BROADCAST=1h ROUND=20ms")
+	s.wait("^to join, .* 127.0.0.1 .*\nrounds of 20ms; chain: " + dir + "/my.jsonl; Ctrl-C stops the server\n$")
 	c := s.dial()
 	for stake := range 30 {
 		go react(s.connect(64<<10), fmt.Sprintf("%d\n70\n", stake+1), "70\n")
@@ -153,8 +154,13 @@ func TestCommands(t *testing.T) {
 	for words, message := range want {
 		t.Run(words, func(t *testing.T) { matches(t, run(t, dir, words), "^1 (?:.*\n)?.*"+message+".*\n$") })
 	}
-	for _, words := range []string{"help me", "verify a b c", "fairness a b"} {
-		matches(t, run(t, dir, words), "^2 usage:.*\n(.+\n)+$")
+	for _, words := range []string{"start", "verify a b c", "fairness a b"} {
+		matches(t, run(t, dir, words), `^2 cannot run "`+words+`"\nusage:`)
+	}
+	for _, words := range []string{"-h", "--help", "help"} {
+		help := server(t, dir, words).launch()
+		matches(t, help.result(), "^0 usage:(?s:.*) ROUND=30s ")
+		expect(t, help.stderr.text == "", "on stderr: %s", help.stderr.text)
 	}
 	write(".env", "what is this\n")
 	for _, words := range []string{"", "verify", "fairness"} {

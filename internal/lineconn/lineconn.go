@@ -129,8 +129,8 @@ type Conn struct {
 	unread     []byte    // the rest of the input in buffer
 	nextFree   time.Time // when the rate limit has forgotten the input so far
 	inputEnded bool
-	skipLine   bool // whether to discard input up to the next newline
-	telnet     telnet
+	skipLine   bool // whether to discard input up to the end of the line
+	state      state
 }
 
 // NewConn returns a connection that uses c and owns it.

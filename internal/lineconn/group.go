@@ -46,8 +46,6 @@ func (n *Notice) withPrompt(prompt string) *message {
 	}
 	if size <= joinLimit {
 		m.parts = [][]byte{slices.Concat(m.parts...)}
-	} else {
-		size = len(prompt) // shared bytes do not count
 	}
 	if !m.snapshot {
 		m.cost = messageCost + size

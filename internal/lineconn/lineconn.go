@@ -24,8 +24,8 @@ import (
 
 const (
 	// MaxPending is the limit of pending messages in bytes. A peer that exceeds it is disconnected. A message counts as
-	// its text plus messageCost. Memory that peers share does not count: a snapshot, of which only the newest is
-	// pending, and the text of a notice of more than joinLimit bytes.
+	// its text plus messageCost, even if peers share it, since each may be the last that has it. Only a snapshot does
+	// not count, because its texts are in memory anyway.
 	MaxPending = 256 << 10
 
 	messageCost = 128      // bytes, about what a message takes besides its text

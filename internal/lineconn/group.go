@@ -46,8 +46,6 @@ func (n *Notice) withPrompt(prompt string) *message {
 	}
 	if size <= joinLimit {
 		m.parts = [][]byte{slices.Concat(m.parts...)}
-	} else {
-		size = len(prompt) // shared bytes do not count
 	}
 	if !m.snapshot {
 		m.cost = messageCost + size
@@ -132,14 +130,17 @@ func (g *Group) EndAll(text string) {
 }
 
 // Feed holds the newest texts of a growing sequence. Its snapshot is a notice that shows them. Only the newest snapshot
-// is ever pending for a peer. Stored bytes never change, so that snapshots share them: however long the sequence and
-// however many peers are slow, the texts are in memory only once. A Feed has one owner.
+// is ever pending for a peer. Stored bytes are never changed or moved, so that snapshots share them: however long the
+// sequence and however many peers are slow, the texts are in memory only once. A Feed has one owner.
 type Feed struct {
 	open, end string
-	limit     int    // number of texts in a snapshot; 0 means all
-	texts     []byte // the texts of the next snapshot, each followed by a comma
-	sizes     []int  // size of each text and its comma
+	limit     int      // number of texts in a snapshot; 0 means all
+	pieces    [][]byte // the texts of the next snapshot, each followed by a comma and in one piece
+	sizes     []int    // size of each text and its comma; empty if there is no limit
 }
+
+// pieceSize is how many bytes a piece of a Feed takes, except one for a longer text.
+const pieceSize = 1 << 20
 
 // NewFeed returns a feed whose snapshots show the newest limit texts, separated by commas, between open and end. A
 // limit of 0 means all texts.
@@ -147,14 +148,28 @@ func NewFeed(open, end string, limit int) *Feed { return &Feed{open: open, end: 
 
 // Add appends a copy of text.
 func (f *Feed) Add(text []byte) {
-	if f.limit > 0 && len(f.sizes) == f.limit {
-		f.texts, f.sizes = f.texts[f.sizes[0]:], f.sizes[1:] // the oldest go when append next copies the others
+	size, last := len(text)+1, len(f.pieces)-1
+	if last < 0 || len(f.pieces[last])+size > cap(f.pieces[last]) {
+		f.pieces = append(f.pieces, make([]byte, 0, max(pieceSize, size)))
+		last++
 	}
-	f.texts = append(append(f.texts, text...), ',')
-	f.sizes = append(f.sizes, len(text)+1)
+	f.pieces[last] = append(append(f.pieces[last], text...), ',')
+	if f.limit == 0 {
+		return
+	}
+	f.sizes = append(f.sizes, size)
+	if len(f.sizes) > f.limit {
+		f.pieces[0], f.sizes = f.pieces[0][f.sizes[0]:], f.sizes[1:]
+		if len(f.pieces[0]) == 0 {
+			f.pieces = slices.Delete(f.pieces, 0, 1) // also frees its memory
+		}
+	}
 }
 
 // Snapshot returns a notice of the newest texts, of which there must be at least one.
 func (f *Feed) Snapshot() *Notice {
-	return &Notice{parts: [][]byte{[]byte(f.open), f.texts[:len(f.texts)-1], []byte(f.end)}, snapshot: true}
+	parts := slices.Concat([][]byte{[]byte(f.open)}, f.pieces, [][]byte{[]byte(f.end)})
+	last := &parts[len(f.pieces)]
+	*last = (*last)[:len(*last)-1] // without the last comma
+	return &Notice{parts: parts, snapshot: true}
 }

@@ -3,6 +3,7 @@ package lineconn
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -97,24 +98,16 @@ func TestNoticeParts(t *testing.T) {
 	}
 }
 
-// A snapshot shows the newest texts, and never changes. It shares the texts with the feed, which frees old texts, but
-// seldom copies many.
+// A snapshot shows the newest texts, and never changes, even where they are in several pieces.
 func TestFeed(t *testing.T) {
 	for limit, shown := range map[int]int{20: 20, 1: 1, 0: 100} {
 		f := NewFeed("\n[", "]\n", limit)
 		var texts []string
 		var snapshots []*Notice
-		copies, last := 0, new(byte) // last is the last byte of the memory of the texts
 		for n := range 100 {
-			texts = append(texts, fmt.Sprint(n+1000, x(4<<10)))
+			texts = append(texts, fmt.Sprint(n+1000, x(n%50/49*pieceSize), x(12<<10)))
 			f.Add([]byte(texts[n]))
-			if end := &f.texts[:cap(f.texts)][cap(f.texts)-1]; end != last {
-				copies, last = copies+1, end
-			}
 			snapshots = append(snapshots, f.Snapshot())
-			if &snapshots[n].parts[1][0] != &f.texts[0] {
-				t.Error("the texts of a snapshot are copied")
-			}
 		}
 		for n, s := range snapshots {
 			want := "\n[" + strings.Join(texts[max(0, n+1-shown):n+1], ",") + "]\n"
@@ -122,8 +115,26 @@ func TestFeed(t *testing.T) {
 				t.Errorf("limit %d: snapshot %d is %.100q, want %.100q", limit, n, got, want)
 			}
 		}
-		if cap(f.texts) > 3*shown*(5<<10) || copies > 40 && shown >= 20 {
-			t.Errorf("limit %d: the texts take %d bytes, and were copied %d times", limit, cap(f.texts), copies)
+	}
+}
+
+// A feed copies each text once, and holds hardly more memory than the texts that it shows.
+func TestFeedMemory(t *testing.T) {
+	const added = 64 << 20 // bytes
+	text, before, after := []byte(x(255)), runtime.MemStats{}, runtime.MemStats{}
+	for limit, shown := range map[int]int{0: added, 80_000: 80_000 * 256, 1: 256} {
+		f := NewFeed("[", "]", limit)
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for range added / 256 {
+			f.Add(text)
 		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		allocated, held := int(after.TotalAlloc-before.TotalAlloc), int(after.HeapAlloc)-int(before.HeapAlloc)
+		if allocated > added*12/10 || held > shown*12/10+2*pieceSize {
+			t.Errorf("limit %d: %d bytes are allocated, and %d held", limit, allocated, held)
+		}
+		runtime.KeepAlive(f)
 	}
 }

@@ -1,15 +1,16 @@
 package lineconn
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
-	MaxLine       = 1024                  // bytes in the longest line, without its newline and a carriage return before it
+	MaxLine       = 1024                  // bytes in the longest line, without its end
 	readBuffer    = 64                    // bytes; small, because each connection has one, and lines are short
 	burst         = 100                   // chunks of input that are accepted without delay
 	chunkInterval = 20 * time.Millisecond // for each later chunk
@@ -19,15 +20,17 @@ const (
 // ErrTooLong is the error of a line of more than MaxLine bytes.
 var ErrTooLong = fmt.Errorf("the line is too long (at most %d bytes)", MaxLine)
 
-// ReadLine returns the next line, without surrounding spaces and telnet commands. Before it reads, it waits until
-// everything sent to the peer is written, so that a peer that does not read is not read from either. At the end of the
-// input, a last line without a newline counts; after it, the error is io.EOF. If a line is longer than MaxLine bytes,
-// ReadLine returns its first MaxLine bytes with ErrTooLong and discards the rest. A peer that sends more than a person
-// types or pastes is slowed down. After End, and on a failed connection, the error is not io.EOF.
+// ReadLine returns the next line as it was typed: without erased characters, escape sequences and telnet commands, and
+// without what is blank at its ends. Before it reads, it waits until everything sent to the peer is written, so that a
+// peer that does not read is not read from either. At the end of the input, a last line without its end counts; after
+// it, the error is io.EOF. Once a line has more than MaxLine bytes, ReadLine returns the first MaxLine with ErrTooLong
+// and discards the rest, in which erasing has no effect. A peer that sends more than a person types or pastes is slowed
+// down. After End, and on a failed connection, the error is not io.EOF.
 func (c *Conn) ReadLine() (string, error) {
 	c.Flush()
 	line, complete := c.scan(nil)
 	for !complete && !c.inputEnded && c.Err() == nil {
+		c.Flush() // of answers to telnet
 		n, err := c.net.Read(c.buffer[:])
 		c.inputEnded = err == io.EOF
 		if err != nil && !c.inputEnded && c.Err() == nil {
@@ -46,28 +49,41 @@ func (c *Conn) ReadLine() (string, error) {
 		return "", io.EOF
 	}
 	c.throttle()
-	line = bytes.TrimSuffix(line, []byte("\r"))
 	if len(line) > MaxLine {
-		return strings.TrimSpace(string(line[:MaxLine])), ErrTooLong
+		return strings.TrimFunc(string(line[:MaxLine]), blank), ErrTooLong
 	}
-	return strings.TrimSpace(string(line)), nil
+	return strings.TrimFunc(string(line), blank), nil
 }
 
-// scan moves input from unread to line, up to a newline. It reports whether the line is complete or too long.
+// blank reports whether r shows nothing: a space, a zero-width character or a byte order mark.
+func blank(r rune) bool {
+	return unicode.IsSpace(r) || '\u200b' <= r && r <= '\u200f' || r == '\u2060' || r == '\ufeff'
+}
+
+// scan moves input from unread to line, up to the end of a line. It reports whether the line is complete or too long.
 func (c *Conn) scan(line []byte) ([]byte, bool) {
 	for len(c.unread) > 0 {
-		b := c.unread[0]
+		was := c.state
+		b, typed := c.state.next(c.unread[0])
 		c.unread = c.unread[1:]
 		switch {
-		case !c.telnet.typed(b):
+		case was == do: // the peer must be told that option b is refused, or it may wait for that
+			c.send(newMessage(string([]byte{iac, byte(wont), b})), false)
+		case was == will:
+			c.send(newMessage(string([]byte{iac, byte(dont), b})), false)
+		case !typed:
 		case c.skipLine:
 			c.skipLine = b != '\n'
 		case b == '\n':
 			return line, true
+		case b == del, b == backspace:
+			_, size := utf8.DecodeLastRune(line)
+			line = line[:len(line)-size]
+		case b == ctrlU:
+			line = line[:0]
 		default:
 			line = append(line, b)
-			c.skipLine = len(bytes.TrimSuffix(line, []byte("\r"))) > MaxLine
-			if c.skipLine {
+			if c.skipLine = len(line) > MaxLine; c.skipLine {
 				return line, true
 			}
 		}
@@ -86,33 +102,59 @@ func (c *Conn) throttle() {
 	time.Sleep(c.nextFree.Sub(now) - burst*chunkInterval)
 }
 
-// telnet is the state of the telnet protocol (RFC 854) after the input so far. It says what the next byte is.
-type telnet byte
+// state says what the next byte of the input may be: typed at a keyboard, which also sends escape sequences, or part of
+// the telnet protocol (RFC 854).
+type state byte
 
 const (
-	text    telnet = iota // typed
-	command               // follows IAC
-	option                // follows IAC and WILL, WONT, DO or DONT
-	inside                // between IAC SB and IAC SE, where programs exchange options
-	leaving               // follows IAC in there
+	text    state = iota
+	afterCR       // LF or NUL, which belongs to the end of the line, or text
+	escape        // follows ESC or ESC O
+	csi           // follows ESC [ and any number of bytes from 0x20 to 0x3f; one from 0x40 to 0x7e is the last
+	command       // follows IAC
+	inside        // between IAC SB and IAC SE, where programs exchange options
+	leaving       // follows IAC in there
+
+	will, wont, do, dont state = 251, 252, 253, 254 // an option, which follows IAC and this code
 )
 
-// typed reports whether b, the next byte, was typed. Otherwise it belongs to a telnet command.
-func (t *telnet) typed(b byte) bool {
-	const se, sb, will, iac = 240, 250, 251, 255
-	switch was := *t; {
-	case was == text && b == iac:
-		*t = command
-	case was == command && b == sb, was == inside && b != iac, was == leaving && b != se:
-		*t = inside
-	case was == inside:
-		*t = leaving
-	case was == command && will <= b && b < iac:
-		*t = option
-	default:
-		*t = text
-		// IAC IAC is the byte 255. Bytes below 240 are not commands: a stray IAC removes no newline.
-		return was == text || was == command && (b < se || b == iac)
+const (
+	backspace, ctrlU, esc, del = 0x08, 0x15, 0x1b, 0x7f  // keys
+	se, ec, el, sb, iac        = 240, 247, 248, 250, 255 // telnet commands; EC and EL erase a character and a line
+)
+
+// next takes b, the next byte of the input, and returns the key that was typed, if any: '\n' for each end of a line, del
+// for telnet's EC, and ctrlU for its EL. A byte that cannot be part of an escape sequence ends it and counts itself, so
+// that no end of a line is lost.
+func (s *state) next(b byte) (key byte, typed bool) {
+	was := *s
+	*s = text
+	switch {
+	case was >= will, was == leaving && b == se:
+	case was == inside && b == iac:
+		*s = leaving
+	case was == inside, was == leaving, was == command && b == sb:
+		*s = inside
+	case was == command && b == ec:
+		return del, true
+	case was == command && b == el:
+		return ctrlU, true
+	case was == command && byte(will) <= b && b < iac:
+		*s = state(b)
+	case was == command && se <= b && b < iac:
+	case was != command && b == iac: // IAC IAC is the byte 255
+		*s = command
+	case was == afterCR && (b == '\n' || b == 0):
+	case was == escape && b == '[', was == csi && ' ' <= b && b <= '?':
+		*s = csi
+	case b == esc, was == escape && b == 'O':
+		*s = escape
+	case (was == escape || was == csi) && ' ' <= b && b < del: // the last byte of the sequence
+	case b == '\r':
+		*s = afterCR
+		return '\n', true
+	default: // even after a stray IAC, so that it removes no line end
+		return b, true
 	}
-	return false
+	return b, false
 }

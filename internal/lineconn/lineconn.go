@@ -8,6 +8,10 @@
 //
 // A peer that accepts some output every 10 s is slow, but not stalled, and stays connected. Before Linux 6.15 this
 // promise is weaker: there the kernel disconnects a peer whose receive buffer stays almost full for 50 s.
+//
+// Everything works best on Linux. Elsewhere each message takes a goroutine while it is written, a peer must accept some
+// kilobytes to count as slow (on Windows, 16 KiB every 30 s), and the system decides how much input it holds for a peer
+// and how soon it notices one that has vanished with output pending.
 package lineconn
 
 import (
@@ -16,6 +20,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -24,13 +29,13 @@ import (
 
 const (
 	// MaxPending is the limit of pending messages in bytes. A peer that exceeds it is disconnected. A message counts as
-	// its text plus messageCost. Memory that peers share does not count: a snapshot, of which only the newest is
-	// pending, and the text of a notice of more than joinLimit bytes.
+	// its text plus messageCost, even if peers share it, since each may be the last that has it. Only a snapshot does
+	// not count, because its texts are in memory anyway.
 	MaxPending = 256 << 10
 
 	messageCost = 128      // bytes, about what a message takes besides its text
 	joinLimit   = 16 << 10 // bytes up to which a notice and the prompt are joined, so that one write sends them
-	stallSteps  = 30       // parts of StallTimeout, after each of which the progress of a peer is checked
+	maxWrite    = 16 << 10 // bytes in a blocking write; few, because on Windows it must end within StallTimeout
 	batchSize   = 64       // connections that a writer takes at a time; few, so that all writers finish together
 )
 
@@ -40,14 +45,22 @@ var errEnded = errors.New("the conversation has ended")
 
 // Listen listens on a TCP address, host:port. A peer that vanishes is noticed within two minutes of silence. On Linux,
 // it is also noticed within a minute of the first message sent to it, and the kernel's buffers for a peer are bounded.
-func Listen(addr string) (*net.TCPListener, error) {
-	config := net.ListenConfig{Control: setOptions, KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6,
-	}}
+// Where the kernel lacks a socket option for that, Listen works without it, and warning says what is missing.
+func Listen(addr string) (ln *net.TCPListener, warning, err error) { return listen(addr, options()) }
+
+// listen is Listen with these socket options.
+func listen(addr string, options []option) (ln *net.TCPListener, warning, err error) {
+	config := net.ListenConfig{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6},
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			warning = setOptions(raw, options)
+			return nil
+		},
+	}
 	config.SetMultipathTCP(false) // Multipath TCP does not support all of the options
 	l, err := config.Listen(context.Background(), "tcp", addr)
-	listener, _ := l.(*net.TCPListener) // nil if there is an error
-	return listener, err
+	ln, _ = l.(*net.TCPListener) // nil if there is an error
+	return ln, warning, err
 }
 
 // WriterPool is a fixed set of goroutines that write for the connections it made. They share the work of an
@@ -58,14 +71,17 @@ type WriterPool struct {
 	// peer, which accepts something every 10 s, time to spare. Tests shorten it, before they make a connection.
 	StallTimeout time.Duration
 
+	steps   int            // parts of StallTimeout, after each of which the progress of a peer is checked
 	ready   chan []*Conn   // connections with pending output that no goroutine is writing
 	running sync.WaitGroup // the writers and the blocking writes
 }
 
 // NewWriterPool starts a pool of n goroutines. One per processor is enough, because none of them ever waits for a peer.
 func NewWriterPool(n int) *WriterPool {
-	w := &WriterPool{ready: make(chan []*Conn, 1024)}
-	w.StallTimeout = 30 * time.Second
+	w := &WriterPool{StallTimeout: 30 * time.Second, steps: 30, ready: make(chan []*Conn, 1024)}
+	if runtime.GOOS == "windows" {
+		w.steps = 1 // a Write that times out may have written more than it says (golang.org/issue/24727)
+	}
 	for range n {
 		w.running.Go(func() {
 			for conns := range w.ready {
@@ -129,8 +145,8 @@ type Conn struct {
 	unread     []byte    // the rest of the input in buffer
 	nextFree   time.Time // when the rate limit has forgotten the input so far
 	inputEnded bool
-	skipLine   bool // whether to discard input up to the next newline
-	telnet     telnet
+	skipLine   bool // whether to discard input up to the end of the line
+	state      state
 }
 
 // NewConn returns a connection that uses c and owns it.
@@ -139,6 +155,9 @@ func (w *WriterPool) NewConn(c net.Conn) *Conn {
 	conn.changed.L = &conn.mu
 	if s, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = s.SyscallConn() // nil if there is an error; then all writes are blocking writes
+	}
+	if s, ok := c.(*net.TCPConn); ok && runtime.GOOS != "linux" {
+		s.SetWriteBuffer(64 << 10) // a large buffer would take minutes to show the progress of a slow peer
 	}
 	return conn
 }
@@ -214,23 +233,24 @@ func (c *Conn) next(n int) []byte {
 }
 
 // writeBlocking writes the pending messages as fast as the peer accepts them. If the peer accepts nothing for
-// StallTimeout, counted in steps, it is disconnected.
+// StallTimeout, counted in steps, it is disconnected. If there is only one step, any timeout disconnects it.
 func (c *Conn) writeBlocking() {
 	n, idle, unsent := 0, 0, unsentBytes(c.raw)
 	for p := c.next(0); p != nil; p = c.next(n) {
 		var err error
-		c.net.SetWriteDeadline(time.Now().Add(c.pool.StallTimeout / stallSteps))
-		n, err = c.net.Write(p)
+		c.net.SetWriteDeadline(time.Now().Add(c.pool.StallTimeout / time.Duration(c.pool.steps)))
+		n, err = c.net.Write(p[:min(len(p), maxWrite)])
 		before := unsent
 		unsent = unsentBytes(c.raw)
-		// The kernel accepts more only when a third of its buffer is free, so look into the buffer as well.
-		if n > 0 || unsent < before {
-			idle = 0
-		} else if idle++; idle == stallSteps {
-			err = ErrStalled
-		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			c.closeBecause(err)
+			return
+		}
+		// The kernel accepts more only when a third of its buffer is free, so look into the buffer as well.
+		if err == nil || c.pool.steps > 1 && (n > 0 || unsent < before) {
+			idle = 0
+		} else if idle++; idle == c.pool.steps {
+			c.closeBecause(ErrStalled)
 			return
 		}
 	}

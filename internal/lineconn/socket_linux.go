@@ -2,35 +2,56 @@ package lineconn
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 	"unsafe"
 )
 
-const (
-	// The kernel's buffers for a peer, in bytes. The kernel doubles these values for its own bookkeeping, and may
-	// exceed the send buffer by 64 KiB.
-	sendBuffer    = 64 << 10
-	receiveBuffer = 24 << 10
+// An option of a listening socket, which its connections inherit.
+type option struct {
+	level, number, value int
+	failure              string  // what a warning says if the option cannot be set
+	fallback             *option // set if the option cannot be set, or nil
+}
 
-	// The kernel gives up on a peer that acknowledges nothing after 15 retransmissions. If they are at most rtoMax ms
-	// apart, that takes about 50 s. Before Linux 6.15, userTimeout ms do the same, but they also disconnect a peer that
-	// reads too little to reopen its receive window.
-	tcpRTOMax, rtoMax           = 44, 4000 // TCP_RTO_MAX_MS
-	tcpUserTimeout, userTimeout = 18, 50_000
-)
+// Options that package syscall does not have on all processors. Their numbers are the same on all.
+const tcpUserTimeout, tcpRTOMax = 18, 44
 
-// setOptions sets the options of a listening socket, which its connections inherit.
-func setOptions(network, address string, raw syscall.RawConn) error {
-	var sendErr, receiveErr, timeoutErr error
-	err := raw.Control(func(fd uintptr) {
-		sendErr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
-		receiveErr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer)
-		timeoutErr = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpRTOMax, rtoMax)
-		if timeoutErr != nil {
-			timeoutErr = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, userTimeout)
+// options returns the options for untrusted peers.
+func options() []option {
+	const socket, tcp = syscall.SOL_SOCKET, syscall.IPPROTO_TCP
+	return []option{
+		// The kernel's buffers for a peer, in bytes. The kernel doubles these values for its own bookkeeping, and may
+		// exceed the send buffer by 64 KiB.
+		{socket, syscall.SO_SNDBUF, 64 << 10, "cannot limit the send buffers (SO_SNDBUF)", nil},
+		{socket, syscall.SO_RCVBUF, 24 << 10, "cannot limit the receive buffers (SO_RCVBUF)", nil},
+		// Otherwise the kernel takes urgent bytes, such as those of telnet's synch, out of the middle of a command.
+		{socket, syscall.SO_OOBINLINE, 1, "cannot read urgent input in order (SO_OOBINLINE)", nil},
+		// The kernel gives up on a peer that acknowledges nothing after 15 retransmissions. If they are at most 4 s
+		// apart, that takes about 50 s. Before Linux 6.15, a timeout of 50 s does the same, but also disconnects a peer
+		// that reads too little to reopen its receive window. Both are in ms.
+		{tcp, tcpRTOMax, 4000, "", &option{
+			tcp, tcpUserTimeout, 50_000, "cannot notice in a minute that a client has vanished (TCP_USER_TIMEOUT)", nil,
+		}},
+	}
+}
+
+// setOptions sets the options of a listening socket. It returns an error for each that cannot be set, all joined.
+func setOptions(raw syscall.RawConn, options []option) error {
+	var failures []error
+	raw.Control(func(fd uintptr) {
+		for _, o := range options {
+			err := syscall.SetsockoptInt(int(fd), o.level, o.number, o.value)
+			if err != nil && o.fallback != nil {
+				o = *o.fallback
+				err = syscall.SetsockoptInt(int(fd), o.level, o.number, o.value)
+			}
+			if err != nil {
+				failures = append(failures, fmt.Errorf("%s: %w", o.failure, err))
+			}
 		}
 	})
-	return errors.Join(err, sendErr, receiveErr, timeoutErr)
+	return errors.Join(failures...)
 }
 
 // writeNow writes as much of p, which is not empty, as the kernel accepts immediately, and returns how many bytes that

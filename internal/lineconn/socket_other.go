@@ -4,8 +4,11 @@ package lineconn
 
 import "syscall"
 
-// setOptions sets nothing. The kernel's buffers keep their default sizes.
-func setOptions(network, address string, raw syscall.RawConn) error { return nil }
+type option struct{}
+
+// options returns none, so that setOptions has nothing to set.
+func options() []option                                      { return nil }
+func setOptions(raw syscall.RawConn, options []option) error { return nil }
 
 // writeNow writes nothing, so that blocking writes do everything. Each message takes a goroutine while it is written.
 func writeNow(raw syscall.RawConn, p []byte) int { return 0 }

@@ -845,11 +845,12 @@ func runServer() error {
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
 	defer stdout.Close(consoleTimeout)
 	defer stderr.Close(consoleTimeout)
-	ln, err := lineconn.Listen(s.Addr)
+	logger := log.New(stderr, "", log.LstdFlags)
+	ln, err := lineconn.Listen(s.Addr, logger)
 	if err != nil {
 		return settings.AddrError(err)
 	}
-	n, err := newNetwork(ctx, s, stdout, log.New(stderr, "", log.LstdFlags))
+	n, err := newNetwork(ctx, s, stdout, logger)
 	if err != nil {
 		return err
 	}

@@ -18,10 +18,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,10 +47,16 @@ var errEnded = errors.New("the conversation has ended")
 
 // Listen listens on a TCP address, host:port. A peer that vanishes is noticed within two minutes of silence. On Linux,
 // it is also noticed within a minute of the first message sent to it, and the kernel's buffers for a peer are bounded.
-// Where the kernel lacks a socket option for that, Listen works without it, and warning says what is missing.
-func Listen(addr string) (ln *net.TCPListener, warning, err error) { return listen(addr, options()) }
+// Where the kernel lacks a socket option for that, Listen works without it, and logs what is missing.
+func Listen(addr string, l *log.Logger) (*net.TCPListener, error) {
+	ln, warning, err := listen(addr, options())
+	if warning != nil {
+		l.Printf("%s; the server works without", strings.ReplaceAll(warning.Error(), "\n", "; "))
+	}
+	return ln, err
+}
 
-// listen is Listen with these socket options.
+// listen listens with these socket options. warning is an error for each that cannot be set, all joined.
 func listen(addr string, options []option) (ln *net.TCPListener, warning, err error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"net"
 	"os"
@@ -338,7 +339,7 @@ func TestEnds(t *testing.T) {
 // the test hangs.
 func tcp(t *testing.T) (ours, peer *net.TCPConn) {
 	t.Helper()
-	l, _, err := Listen("127.0.0.1:0")
+	l, err := Listen("127.0.0.1:0", log.Default())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,12 @@
 package lineconn
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"os"
 	"os/exec"
@@ -29,9 +31,10 @@ func socketOption(socket syscall.Conn, level, name int) (value int, err error) {
 // Connections have the options for untrusted peers. An option that cannot be set is left out, with a warning. Without
 // TCP_RTO_MAX_MS, TCP_USER_TIMEOUT replaces it.
 func TestListenOptions(t *testing.T) {
-	l, warning, err := Listen("127.0.0.1:0")
-	if err := errors.Join(err, warning); err != nil {
-		t.Fatal(err)
+	var logged bytes.Buffer
+	l, err := Listen("127.0.0.1:0", log.New(&logged, "", 0))
+	if err != nil || logged.Len() > 0 {
+		t.Fatal(err, &logged)
 	}
 	defer l.Close()
 	ours, _ := tcp(t)
@@ -58,7 +61,7 @@ func TestListenOptions(t *testing.T) {
 	if (interval != 4000 || timeout != 0) && (err == nil || timeout != 50_000) {
 		t.Errorf("TCP_RTO_MAX_MS is %d, %v, and TCP_USER_TIMEOUT %d", interval, err, timeout)
 	}
-	if _, _, err := Listen("127.0.0.1:nonsense"); err == nil {
+	if _, err := Listen("127.0.0.1:nonsense", log.Default()); err == nil {
 		t.Error("no error for an invalid address")
 	}
 	for missing := range 1 << 4 { // a bit for each option of a kernel without TCP_RTO_MAX_MS
@@ -208,7 +211,7 @@ func listenInNamespace(t *testing.T) (l *net.TCPListener, commands string) {
 		t.Skip("no network namespace: ", err)
 	}
 	namespace, openErr := os.Open("/proc/thread-self/ns/net")
-	l, _, listenErr := Listen("0.0.0.0:0")
+	l, listenErr := Listen("0.0.0.0:0", log.Default())
 	if err := errors.Join(openErr, listenErr, syscall.Unshare(syscall.CLONE_NEWNET)); err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"proofofstake/internal/console"
 )
 
 // MaxLine is the maximum length of a line of a chain file, in bytes without its newline.
@@ -344,17 +346,26 @@ func Encode(v any) []byte {
 }
 
 // Decode decodes a line that Encode returned into v, which must be a pointer. It accepts only canonical JSON, the one
-// spelling that Encode returns, so that no change of a line goes unnoticed.
+// spelling that Encode returns, so that no change of a line goes unnoticed. Its error quotes what comes from the line,
+// which includes the errors of encoding/json.
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
-	if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) && strings.HasPrefix(t.Value, "number ") {
-		return fmt.Errorf("bad JSON: %s: %.60s is not a whole number that fits in %d bits", t.Field, t.Value, strconv.IntSize)
+	canonical, _ := json.Marshal(v)
+	var number *json.UnmarshalTypeError
+	switch zeros := len(line) - len(bytes.TrimLeft(line, "\x00")); {
+	case err == nil && bytes.Equal(canonical, line):
+		return nil
+	case bytes.HasSuffix(line, []byte{'\r'}):
+		return errors.New("line ends in CR LF; save the file with Unix line ends")
+	case bytes.HasPrefix(line, []byte("\ufeff")):
+		return errors.New("begins with a byte order mark; save the file without it")
+	case zeros > 0:
+		return fmt.Errorf("begins with %s, as after a power cut", console.Plural(zeros, "zero byte"))
+	case errors.As(err, &number) && strings.HasPrefix(number.Value, "number "):
+		return fmt.Errorf("bad JSON: %s: %s is not a whole number that fits in %d bits", console.Quote(number.Field, 40),
+			console.Quote(strings.TrimPrefix(number.Value, "number "), 60), strconv.IntSize)
+	case err != nil:
+		return fmt.Errorf("bad JSON: %s", console.Quote(err.Error(), 100))
 	}
-	if err != nil {
-		return fmt.Errorf("bad JSON: %w", err)
-	}
-	if canonical, err := json.Marshal(v); err != nil || string(canonical) != string(line) {
-		return fmt.Errorf("not canonical JSON: want %.200s", canonical)
-	}
-	return nil
+	return fmt.Errorf("not canonical JSON: want %s", console.Quote(string(canonical), 200))
 }

@@ -442,22 +442,32 @@ func TestDecode(t *testing.T) {
 	same(t, good, v, "{-1 2147483647 [a<b]}")
 	same(t, good, string(Encode(v)), good)
 	tooLarge := strconv.FormatUint(math.MaxInt+1, 10)
-	noInt := fmt.Sprintf(" is not a whole number that fits in %d bits", strconv.IntSize)
+	noInt := fmt.Sprintf("\" is not a whole number that fits in %d bits", strconv.IntSize)
+	want := func(line string) string {
+		return "not canonical JSON: want " + strconv.QuoteToASCII(line)
+	}
 	for want, lines := range map[string][]string{
-		`not canonical JSON: want {"Index":1,"BPM":2,"Notes":null}`: {
+		want(`{"Index":1,"BPM":2,"Notes":null}`): {
 			`{"Index": 1,"BPM":2,"Notes":null}`, `{"Index":1,"BPM":2,"Notes":null} `, `{"index":1,"BPM":2,"Notes":null}`,
 			`{"BPM":2,"Index":1,"Notes":null}`, `{"Index":1,"BPM":2}`, `{"Index":1,"BPM":2,"BPM":2,"Notes":null}`,
 			`{"Index":1,"BPM":2,"Notes":null,"More":3}`,
 		},
-		`not canonical JSON: want {"Index":1,"BPM":0,"Notes":["a"]}`: {`{"Index":1,"BPM":-0,"Notes":["\u0061"]}`},
-		`not canonical JSON: want {"Index":1,"BPM":0,"Notes":["�"]}`: {"{\"Index\":1,\"BPM\":0,\"Notes\":[\"\xff\"]}"},
-		"bad JSON: BPM: number " + tooLarge + noInt:                  {`{"Index":1,"BPM":` + tooLarge + `,"Notes":null}`},
-		"bad JSON: BPM: number 7.5" + noInt:                          {`{"Index":1,"BPM":7.5,"Notes":null}`},
-		"bad JSON: ":                                                 {``, `{}{}`, `{"Notes":[1]}`},
+		want(`{"Index":1,"BPM":0,"Notes":["a"]}`):              {`{"Index":1,"BPM":-0,"Notes":["\u0061"]}`},
+		want("{\"Index\":1,\"BPM\":0,\"Notes\":[\"\ufffd\"]}"): {"{\"Index\":1,\"BPM\":0,\"Notes\":[\"\xff\"]}"},
+		`bad JSON: "BPM": "` + tooLarge + noInt:                {`{"Index":1,"BPM":` + tooLarge + `,"Notes":null}`},
+		`bad JSON: "BPM": "7.5` + noInt:                        {`{"Index":1,"BPM":7.5,"Notes":null}`},
+		`bad JSON: "`: {
+			``, `{}{}`, `{"Notes":[1]}`, "{\"\u009b\u202e\":1", "\u009b", "{\"note\u017f\":{}}", `{"BPM":{"\u009b":1}}`,
+		},
+		"line ends in CR LF; save the file with Unix line ends":   {good + "\r", "\r"},
+		"begins with a byte order mark; save the file without it": {"\ufeff" + good},
+		"begins with 2 zero bytes, as after a power cut":          {"\x00\x00" + good},
 	} {
 		for _, bad := range lines {
-			if got := fmt.Sprint(Decode([]byte(bad), new(line))); !strings.HasPrefix(got, want) {
-				t.Errorf("%s: got %s, want %s", bad, got, want)
+			got := fmt.Sprint(Decode([]byte(bad), new(line)))
+			isUnsafe := func(r rune) bool { return r < ' ' || r > '~' && r != '…' }
+			if !strings.HasPrefix(got, want) || strings.ContainsFunc(got, isUnsafe) {
+				t.Errorf("%q: got %q, want %q", bad, got, want)
 			}
 		}
 	}

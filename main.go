@@ -266,12 +266,11 @@ func (n *network) load(ctx context.Context) error {
 	var genesis Block
 	last, err := n.ledger.Load(ctx, func(line []byte) (hash string, err error) {
 		block, err := decodeNext(line, n.head)
-		if err != nil {
-			return "", fmt.Errorf("%w; repair the file, or move it and the draws away to start a new chain", err)
+		if err == nil {
+			genesis = cmp.Or(genesis, block)
+			n.extend(block, line)
 		}
-		genesis = cmp.Or(genesis, block)
-		n.extend(block, line)
-		return block.Hash, nil
+		return block.Hash, err
 	})
 	if err != nil {
 		return err

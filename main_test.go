@@ -1179,6 +1179,7 @@ func TestDrawsFile(t *testing.T) {
 	wrong := isError + s.DrawsFile + ": line "
 	want("\nok: 3 draws\n", lines...)
 	want("\nok: 2 draws; 1 block", lines[0], lines[1], lines[2][:100])
+	has(t, verified(s), s.DrawsFile+": ignoring a partial last line\nok: 4 blocks, ")
 	want("\nok: 0 draws; 3 blocks", lines[2][:100])
 	want(wrong+"2: ", lines[0], strings.Replace(lines[1], " 50", " 51", 1), lines[2])
 	want(wrong+"4: ", lines[0], lines[1], lines[2], lines[2])

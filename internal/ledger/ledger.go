@@ -11,9 +11,11 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
@@ -244,6 +246,43 @@ func (l *Ledger) endLine(file *linefile.File, name string, lacksNewline, neverAn
 	}
 	l.log.Printf("%s: removing a partial last line, %s (%s); %s", name, text, size, remark)
 	return file.DropPartial()
+}
+
+// Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next does as in Load,
+// and also calls CheckBlock. Verify shows on stdout what is right, and on stderr that it ignores partial lines.
+func Verify(chainName, drawsName string, stdout, stderr io.Writer,
+	next func(line []byte, records *draw.Records) (hash string, err error)) error {
+	draws, chain, err := linefile.OpenSnapshots(cmp.Or(drawsName, os.DevNull), chainName)
+	if err != nil {
+		return err
+	}
+	defer chain.Close()
+	defer draws.Close()
+	lines, records, head := linefile.NewScanner(chain, linefile.MaxLine), draw.NewRecords(draws), ""
+	progress := console.NewProgress(os.Stderr, "verifying "+chainName, chain.Size())
+	err = readLines(context.Background(), lines, progress, func(line []byte) (err error) {
+		head, err = next(line, records)
+		return err
+	})
+	if err == nil && head == "" {
+		err = errors.New("no genesis block")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", chainName, err)
+	}
+	for i, file := range []*linefile.Snapshot{chain, draws} {
+		if file.HasPartial() {
+			fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", []string{chainName, drawsName}[i])
+		}
+	}
+	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(lines.Number(), "block"), head)
+	if err := records.CheckEnd(); err != nil {
+		return fmt.Errorf("%s: %w", drawsName, err)
+	}
+	if drawsName != "" {
+		fmt.Fprintf(stdout, "ok: %s", records.Summary())
+	}
+	return nil
 }
 
 // Append saves the line of a block and waits for it. It must not be called after Save.

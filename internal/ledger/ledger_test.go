@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
@@ -275,6 +276,36 @@ func TestOpen(t *testing.T) {
 		_, err := Open(row[0], row[1], nil)
 		if got := fmt.Sprint(err); !strings.HasPrefix(got, row[2]) || !strings.HasSuffix(got, row[3]) {
 			t.Errorf("%q: got %s", row, got)
+		}
+	}
+}
+
+// TestProgress loads and verifies a chain in two seconds, which shows progress on a terminal.
+func TestProgress(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0) // it echoes
+	if err != nil {
+		t.Skip(err)
+	}
+	defer func(stderr *os.File) { os.Stderr = stderr }(os.Stderr)
+	os.Stderr = terminal
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := load(t, t.Context(), block0+"\n"+block1+"\n", "")
+		next := func([]byte, *draw.Records) (string, error) {
+			time.Sleep(time.Second)
+			return hash(0), nil
+		}
+		_, err := l.Load(t.Context(), func(line []byte) (string, error) { return next(line, nil) })
+		if err = errors.Join(err, Verify("chain", "", io.Discard, io.Discard, next)); err != nil {
+			t.Error(err)
+		}
+		l.Close()
+	})
+	shown := make([]byte, 1000)
+	terminal.SetReadDeadline(time.Now().Add(10 * time.Second))
+	n, err := terminal.Read(shown)
+	for _, text := range []string{"loading chain: 50%", "loading chain: 100%", "verifying chain: 50%"} {
+		if !strings.Contains(string(shown[:n]), text) {
+			t.Errorf("got %q (%v), want %s", shown[:n], err, text)
 		}
 	}
 }

@@ -107,6 +107,7 @@ func TestLoad(t *testing.T) {
 		{complete, otherRecord + start, "draws" + removed + crash, complete, otherRecord}, {"", start, crash, "", ""},
 		{complete, last, "draws" + completed + `"{\"Index\":1,\"Block\":\"1`, complete, record},
 		{complete, records[:len(records)-1], "draws" + completed, complete, records},
+		{complete, strings.TrimSuffix(drawLine(1, 5, 1), "\n"), "error: draws: these are draws of another chain"},
 		{complete, last + "x", draws + corrupt}, {complete, record + record[:len(record)-1] + "x", draws + corrupt},
 		{complete, record[:40], "draws" + removed, complete, ""},
 		{complete, strings.Replace(record[:40], ":1", ":234", 1), "draws" + removed, complete, ""},

@@ -277,12 +277,11 @@ func (n *network) load(ctx context.Context) error {
 	var genesis Block
 	last, err := n.ledger.Load(ctx, func(line []byte) (hash string, err error) {
 		block, err := decodeNext(line, n.head)
-		if err != nil {
-			return "", fmt.Errorf("%w; repair the file, or move it and the draws away to start a new chain", err)
+		if err == nil {
+			genesis = cmp.Or(genesis, block)
+			n.extend(block, line)
 		}
-		genesis = cmp.Or(genesis, block)
-		n.extend(block, line)
-		return block.Hash, nil
+		return block.Hash, err
 	})
 	if err != nil {
 		return err
@@ -748,35 +747,14 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	if chainName == "" {
 		return errors.New("nothing to verify: CHAIN_FILE is empty, so the chain is in memory; name a file")
 	}
-	draws, chain, err := linefile.OpenSnapshots(cmp.Or(drawsName, os.DevNull), chainName)
-	if err != nil {
-		return err
-	}
-	defer chain.Close()
-	defer draws.Close()
-	head, lines, records := beforeGenesis(), linefile.NewScanner(chain, linefile.MaxLine), draw.NewRecords(draws)
-	for lines.Scan() {
-		if head, err = decodeNext(lines.Bytes(), head); err != nil {
-			return fmt.Errorf("%s: line %d: %w", chainName, lines.Number(), err)
+	head := beforeGenesis()
+	next := func(line []byte, draws *draw.Records) (hash string, err error) {
+		if head, err = decodeNext(line, head); err == nil {
+			draws.CheckBlock(head.Index, head.Hash, head.Validator, strconv.Itoa(head.BPM))
 		}
-		records.CheckBlock(head.Index, head.Hash, head.Validator, strconv.Itoa(head.BPM))
+		return head.Hash, err
 	}
-	switch {
-	case lines.Err() != nil:
-		return fmt.Errorf("%s: %w", chainName, lines.Err())
-	case head == beforeGenesis():
-		return fmt.Errorf("%s: no genesis block", chainName)
-	case len(lines.Partial()) > 0:
-		fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", chainName)
-	}
-	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(head.Index+1, "block"), head.Hash)
-	if err := records.CheckEnd(); err != nil {
-		return fmt.Errorf("%s: %w", drawsName, err)
-	}
-	if drawsName != "" {
-		fmt.Fprintf(stdout, "ok: %s", records.Summary())
-	}
-	return nil
+	return ledger.Verify(chainName, drawsName, stdout, stderr, next)
 }
 
 // verifyCommand runs the command "verify [CHAIN [DRAWS]]". Without arguments it verifies the files in the settings. The

@@ -4,17 +4,27 @@
 // The record is saved before the block. If either fails, the ledger retries once a second, always with the same block.
 // Once another program has changed the chain file, no block is saved until that is undone. The draws file may be moved,
 // compressed or deleted at any time. If so, the ledger opens the file of that name again, or creates it.
+//
+// Both files have one rule for a partial last line: if it is the next line, it lacks only its newline, and is
+// completed. Otherwise it is removed, but only from a file that is known to be ours.
 package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
+	"proofofstake/internal/console"
 	"proofofstake/internal/draw"
 	"proofofstake/internal/linefile"
 )
@@ -46,14 +56,14 @@ type Ledger struct {
 
 // Open opens both files. A file with an empty name accepts lines but does not save them. The error names the setting.
 func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
-	chain, err := linefile.Open(chainName)
+	chain, err := open("CHAIN_FILE", chainName, "keep the chain in memory only")
 	if err != nil {
-		return nil, fmt.Errorf("CHAIN_FILE=%q: %w", chainName, err)
+		return nil, err
 	}
-	draws, err := linefile.Open(drawsName)
+	draws, err := open("DRAWS_FILE", drawsName, "save no draws")
 	if err != nil {
 		chain.Close()
-		return nil, fmt.Errorf("DRAWS_FILE=%q: %w", drawsName, err)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Ledger{
@@ -62,21 +72,39 @@ func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
 	}, nil
 }
 
+// open opens the file in a setting. Its error has the absolute path, and says what to do, and what an empty value does.
+func open(setting, name, ifEmpty string) (*linefile.File, error) {
+	path, err := filepath.Abs(name)
+	if name == "" || err != nil {
+		path = name
+	}
+	file, err := linefile.Open(path)
+	advice := fmt.Sprintf("choose a file on a local disk that you may write, or set %s= to %s", setting, ifEmpty)
+	if errors.Is(err, linefile.ErrInUse) {
+		advice = "stop that server, or choose another file"
+	}
+	if err != nil {
+		err = fmt.Errorf("%s=%q: %w; %s", setting, name, err, advice)
+	}
+	return file, err
+}
+
 // LastDraw is the last draw in the draws file. If no draw is recorded, its index is 0 and its hash is [draw.None].
 type LastDraw struct {
 	*draw.Decoded
-	IsAnnounced bool // its block is in the chain
-	belongs     bool // the block before is in the chain, or no draw is recorded
+	IsAnnounced  bool // its block is in the chain
+	belongs      bool // the block before is in the chain, or no draw is recorded
+	lacksNewline bool // its line is the partial line
 }
 
 // Load calls next with each line of the chain file. next returns the hash of the block, or an error if the line is not
-// the next block. Load returns the last draw. If a partial last line of the chain file is the next block, Load
-// completes it. It drops any other partial last line in either file. When ctx is canceled, a file is invalid, or the
-// last draw does not belong to the chain, Load returns an error and leaves the files unchanged.
+// the next block. Load returns the last draw. It completes or removes a partial line of either file. When ctx is
+// canceled, a file is invalid, or the last draw does not belong to the chain, Load returns an error and leaves the
+// files unchanged.
 func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, err error)) (*LastDraw, error) {
-	last, err := l.lastDraw()
+	last, err := lastDraw(l.draws)
 	if err != nil {
-		return nil, fmt.Errorf("%s: last line: %w; repair the file, or move it away", l.drawsName, err)
+		return nil, fmt.Errorf("%s: %w", l.drawsName, err)
 	}
 	blocks := 0
 	lacksNewline, err := l.readChain(ctx, func(line []byte) error {
@@ -90,34 +118,60 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.chainName, err)
 	}
-	if err = last.check(blocks, l.chainName); err == nil && l.draws.PartialSize() > 0 && !l.draws.HasPrefix(`{"Index":`) {
-		err = errors.New("not a draws file; name another one, or move it away")
-	}
-	if err != nil {
+	if err := last.check(blocks, l.chainName); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.drawsName, err)
 	}
-	if lacksNewline {
-		l.log.Printf("%s: adding the missing newline after line %d, which is complete", l.chainName, blocks)
-		err = l.chain.CompletePartial()
-	}
-	if err == nil {
-		err = l.dropPartial(l.chain, l.chainName)
-	}
-	if err == nil {
-		err = l.dropPartial(l.draws, l.drawsName)
+	// A block is saved after its record. So if the head is the block of the last record, a partial record has no block.
+	isHead := last.Index == blocks-1 && (last.Index == 0 || last.IsAnnounced) && l.chain.PartialSize() == 0
+	if err = l.endLine(l.chain, l.chainName, lacksNewline, false); err == nil {
+		err = l.endLine(l.draws, l.drawsName, last.lacksNewline, isHead)
 	}
 	return last, err
 }
 
-// lastDraw decodes the last complete line of the draws file.
-func (l *Ledger) lastDraw() (*LastDraw, error) {
-	line, err := l.draws.LastLine(draw.MaxRecord)
-	if err != nil || line == nil {
-		none := &draw.Decoded{Outcome: draw.Outcome{Hash: draw.None}}
-		return &LastDraw{Decoded: none, belongs: true}, err
+// lastDraw decodes the last line of a draws file. It fails if that is neither a record nor the start of the first one.
+func lastDraw(file *linefile.File) (*LastDraw, error) {
+	last := &LastDraw{Decoded: &draw.Decoded{Outcome: draw.Outcome{Hash: draw.None}}, belongs: true}
+	decode := func(line []byte) error {
+		decoded, err := draw.Decode(line)
+		if err != nil {
+			return fmt.Errorf("not a draw record: %w", err)
+		}
+		*last = LastDraw{Decoded: decoded}
+		return nil
 	}
-	decoded, err := draw.Decode(line)
-	return &LastDraw{Decoded: decoded}, err
+	line, partial, err := file.End(draw.MaxRecord)
+	if err == nil && line != nil {
+		err = decode(line)
+	}
+	if err == nil {
+		last.lacksNewline, err = isNext(partial, line == nil, `{"Index":1,"Block":"`, decode)
+	}
+	if err != nil {
+		err = fmt.Errorf("last line: %w; repair the file, or move it away and leave the chain", err)
+	}
+	return last, err
+}
+
+// isNext reports whether a partial line is the next line, which then lacks only its newline. It fails if the line must
+// not be removed. A first line must begin as start does, where 1 means any number from 1 up. Zeros at its end, as after
+// a power cut, are ignored.
+func isNext(partial []byte, isFirst bool, start string, next func(line []byte) error) (bool, error) {
+	if len(partial) == 0 {
+		return false, nil
+	}
+	begin := regexp.MustCompile("[1-9][0-9]*").ReplaceAllString(string(partial[:min(len(partial), 40)]), "1")
+	begin = strings.TrimRight(begin[:min(len(begin), len(start))], "\x00")
+	err := next(partial)
+	switch {
+	case err == nil:
+		return true, nil
+	case next(partial[:len(partial)-1]) == nil: // a complete line plus one byte may have been announced
+		return false, errors.New("its newline is corrupt")
+	case isFirst && (bytes.IndexByte(partial, '}') >= 0 || !strings.HasPrefix(start, begin)):
+		return false, fmt.Errorf("no newline, and not how such a file begins: %w", err)
+	}
+	return false, nil
 }
 
 // compare compares the draw with the block of the chain that has this index and this hash.
@@ -144,38 +198,91 @@ func (d *LastDraw) check(blocks int, chainName string) error {
 	return fmt.Errorf("these are draws of another chain than %s; %s", chainName, advice)
 }
 
+// readLines calls add with each line of a chain file, until ctx is canceled. The error names the line.
+func readLines(ctx context.Context, lines *linefile.Scanner, p *console.Progress, add func(line []byte) error) error {
+	defer p.Done()
+	for lines.Scan() && ctx.Err() == nil {
+		if err := add(lines.Bytes()); err != nil {
+			return fmt.Errorf("line %d: %w", lines.Number(), err)
+		}
+		p.Add(len(lines.Bytes()) + 1)
+	}
+	return lines.Err()
+}
+
 // readChain calls add with each line of the chain file. It reports whether the last line is a block that only lacks its
 // newline.
 func (l *Ledger) readChain(ctx context.Context, add func(line []byte) error) (lacksNewline bool, err error) {
 	lines := l.chain.Scanner(linefile.MaxLine)
-	for lines.Scan() && ctx.Err() == nil {
-		if err := add(lines.Bytes()); err != nil {
-			return false, fmt.Errorf("line %d: %w", lines.Number(), err)
+	err = readLines(ctx, lines, console.NewProgress(os.Stderr, "loading "+l.chainName, l.chain.Size()), add)
+	if ctx.Err() != nil {
+		return false, errors.New("interrupted while reading the chain")
+	}
+	if err == nil {
+		if lacksNewline, err = isNext(lines.Partial(), lines.Number() == 0, `{"Index":0,`, add); err != nil {
+			err = fmt.Errorf("line %d: %w", lines.Number()+1, err)
 		}
 	}
-	partial, number := lines.Partial(), lines.Number()+1
-	switch {
-	case ctx.Err() != nil:
-		return false, errors.New("interrupted while reading the chain")
-	case lines.Err() != nil || len(partial) == 0:
-		return false, lines.Err()
-	case add(partial) == nil:
-		return true, nil
-	case add(partial[:len(partial)-1]) == nil: // a complete block plus one byte may have been announced
-		return false, fmt.Errorf("line %d: its newline is corrupt; repair the file", number)
-	case number == 1 && (bytes.IndexByte(partial, '}') >= 0 || !l.chain.HasPrefix(`{"Index":0,`)):
-		return false, errors.New("line 1: no newline, and not the start of a genesis block; is this a chain file?")
+	if err != nil {
+		err = fmt.Errorf("%w; repair the file, or move it and the draws away to start a new chain", err)
 	}
-	return false, nil
+	return lacksNewline, err
 }
 
-// dropPartial drops the partial last line of a file, if there is one.
-func (l *Ledger) dropPartial(file *linefile.File, name string) error {
-	if file.PartialSize() == 0 {
-		return nil
+// endLine completes the partial line of a file, if there is one that lacks only its newline, or else removes it.
+func (l *Ledger) endLine(file *linefile.File, name string, lacksNewline, neverAnnounced bool) error {
+	_, partial, err := file.End(draw.MaxRecord)
+	if err != nil || len(partial) == 0 {
+		return err
 	}
-	l.log.Printf("%s: dropping a partial last line (%d bytes); it was never announced", name, file.PartialSize())
+	remark := "a crash while saving leaves such a line"
+	if neverAnnounced {
+		remark = "it was never announced"
+	}
+	text, size := console.Quote(string(partial[:min(len(partial), 60)]), 60), console.Plural(len(partial), "byte")
+	if lacksNewline {
+		l.log.Printf("%s: adding the missing newline to the last line, %s (%s); it is complete", name, text, size)
+		return file.CompletePartial()
+	}
+	l.log.Printf("%s: removing a partial last line, %s (%s); %s", name, text, size, remark)
 	return file.DropPartial()
+}
+
+// Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next does as in Load,
+// and also calls CheckBlock. Verify shows on stdout what is right, and on stderr that it ignores partial lines.
+func Verify(chainName, drawsName string, stdout, stderr io.Writer,
+	next func(line []byte, records *draw.Records) (hash string, err error)) error {
+	draws, chain, err := linefile.OpenSnapshots(cmp.Or(drawsName, os.DevNull), chainName)
+	if err != nil {
+		return err
+	}
+	defer chain.Close()
+	defer draws.Close()
+	lines, records, head := linefile.NewScanner(chain, linefile.MaxLine), draw.NewRecords(draws), ""
+	progress := console.NewProgress(os.Stderr, "verifying "+chainName, chain.Size())
+	err = readLines(context.Background(), lines, progress, func(line []byte) (err error) {
+		head, err = next(line, records)
+		return err
+	})
+	if err == nil && head == "" {
+		err = errors.New("no genesis block")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", chainName, err)
+	}
+	for i, file := range []*linefile.Snapshot{chain, draws} {
+		if file.HasPartial() {
+			fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", []string{chainName, drawsName}[i])
+		}
+	}
+	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(lines.Number(), "block"), head)
+	if err := records.CheckEnd(); err != nil {
+		return fmt.Errorf("%s: %w", drawsName, err)
+	}
+	if drawsName != "" {
+		fmt.Fprintf(stdout, "ok: %s", records.Summary())
+	}
+	return nil
 }
 
 // Append saves the line of a block and waits for it. It must not be called after Save.
@@ -197,6 +304,9 @@ func (l *Ledger) Cancel() { l.cancel() }
 func (l *Ledger) Close() {
 	l.cancel()
 	l.saving.Wait()
+	if path, _ := filepath.EvalSymlinks(l.chainName); l.chain.Size() == 0 {
+		os.Remove(path) // Open created it for a start that was refused
+	}
 	l.chain.Close()
 	l.draws.Close()
 }
@@ -234,15 +344,35 @@ func (l *Ledger) save(e Entry) bool {
 	}
 }
 
-// saveRecord saves the record of a draw, if need be in a new draws file.
+// saveRecord saves the record of a draw, if need be in another draws file of that name. If that is one of another game,
+// it stays unchanged. The record may be in it already: the file may have been moved during the sync, and back.
 func (l *Ledger) saveRecord(record []byte) error {
 	changed := l.draws.Append(record)
 	if !errors.Is(changed, linefile.ErrChanged) {
 		return changed
 	}
-	if err := l.draws.Reopen(); err != nil {
+	draws, err := l.draws.Reopen()
+	if err != nil {
 		return err
 	}
+	last, err := lastDraw(draws)
+	isSaved := bytes.Equal(linefile.Encode(last.Record), record)
+	namesLast := bytes.Contains(record, []byte(last.Outcome.Hash)) // as the draw before
+	if err == nil && last.Index > 0 && !isSaved && !namesLast {
+		err = fmt.Errorf("the draw of block %d, the last one, is not the one before this draw; put back the draws of this "+
+			"game, or move the file away", last.Index)
+	}
+	if err == nil {
+		err = l.endLine(draws, l.drawsName, last.lacksNewline, false)
+	}
+	if err != nil {
+		draws.Close()
+		return fmt.Errorf("%s: %w", l.drawsName, err)
+	}
+	l.draws = draws
 	l.log.Printf("%v; reopened it, new draws go there", changed)
+	if isSaved {
+		return nil
+	}
 	return l.draws.Append(record)
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,21 +18,33 @@ import (
 	"proofofstake/internal/draw"
 )
 
-const block0, block1, record = `{"Index":0,"a":1}`, `{"Index":1,"a":1}`, `{"Index":1,"b":1}`
+const block0, block1 = `{"Index":0,"a":1}`, `{"Index":1,"a":1}`
 
 // hash returns the hash of a block in these tests.
 func hash(index int) string { return strings.Repeat(strconv.Itoa(index), 64) }
 
-// drawLine returns the record of a draw, given the index of its block, and which hashes the blocks have.
-func drawLine(index, prevBlock, block int) string {
-	d := draw.New(hash(prevBlock), draw.None)
+// drawLine returns the record of a draw, given the index of its block, and which hashes the blocks have. It follows the
+// record before, or none.
+func drawLine(index, prevBlock, block int, before ...string) string {
+	prevDraw := draw.None
+	for _, line := range before {
+		decoded, _ := draw.Decode([]byte(strings.TrimSuffix(line, "\n")))
+		prevDraw = decoded.Outcome.Hash
+	}
+	d := draw.New(hash(prevBlock), prevDraw)
 	d.Add(draw.Entry{Name: "alice", Tickets: 1, Note: "72"})
 	return string(draw.NewRecord(index, hash(block), d.Outcome(), d)) + "\n"
+}
+
+// entry returns an entry whose record is this line.
+func entry(index int, record, block string) Entry {
+	return Entry{Index: index, Record: []byte(strings.TrimSuffix(record, "\n")), Block: []byte(block)}
 }
 
 // load writes the files chain and draws in a new working directory. Then it opens them and loads the chain, whose
 // blocks are block0 and block1. The log is the file log. It also gets the error of Load, if any.
 func load(t *testing.T, ctx context.Context, chain, draws string) (*Ledger, *LastDraw) {
+	t.Helper()
 	t.Chdir(t.TempDir())
 	os.WriteFile("chain", []byte(chain), 0o644)
 	os.WriteFile("draws", []byte(draws), 0o644)
@@ -65,24 +80,46 @@ func want(t *testing.T, chain, draws, text string, count int) {
 	}
 }
 
-// TestLoad loads files that end in a partial line. It is completed or dropped, unless there is an error.
+// TestLoad loads files that end in a partial line. It is completed or removed, unless there is an error.
 func TestLoad(t *testing.T) {
 	const genesis, complete, start, thesis = block0 + "\n", block0 + "\n" + block1 + "\n", `{"Index":`, "a thesis"
-	const dropped, completed = ": dropping a partial last line (9 bytes)", "chain: adding the missing newline after line "
-	const corrupt, notGenesis = ": its newline is corrupt", "error: chain: line 1: no newline, and not the start"
+	const removed, completed = ": removing a partial last line, ", ": adding the missing newline to the last line, "
+	const corrupt, foreign = ": its newline is corrupt", ": no newline, and not how such a file begins"
+	const draws, notDraws = "error: draws: last line", "error: draws: last line: not a draw record: "
 	const interrupted = "error: chain: interrupted"
-	records := drawLine(1, 0, 1)
+	const crash, never = `"{\"Index\":" (9 bytes); a crash while saving`, `"{\"Index\":" (9 bytes); it was never announced`
+	record := drawLine(1, 0, 1)
+	records, last := record+drawLine(2, 1, 2, record), strings.TrimSuffix(record, "\n")
+	otherRecord := drawLine(1, 0, 5)
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, row := range [][]string{ // chain, draws, log, and what both files contain then, unless they are unchanged
-		{complete, records, ""}, {genesis, thesis, "error: draws: not a draws file"},
-		{genesis + block1, "", completed + "2", complete, ""}, {block0, "", completed + "1", genesis, ""},
-		{genesis + start, "", "chain" + dropped, genesis, ""}, {start, "", "chain" + dropped, "", ""},
-		{genesis, records + start, "draws" + dropped, genesis, records},
-		{block0[:8] + "\x00", start[:8] + "\x00", "chain" + dropped, "", ""},
+		{complete, record, ""}, {genesis, thesis, draws + foreign},
+		{genesis + block1, "", "chain" + completed + `"{\"Index\":1,\"a\":1}" (17 bytes); it is complete`, complete, ""},
+		{block0, "", "chain" + completed, genesis, ""},
+		{genesis + start, "", "chain" + removed + crash, genesis, ""}, {start, "", "chain" + removed + crash, "", ""},
+		{genesis, start, "draws" + removed + never, genesis, ""},
+		{complete, record + start, "draws" + removed + never, complete, record},
+		{genesis, record + start, "draws" + removed + crash, genesis, record},           // it was not the head's
+		{complete, records + start, "draws" + removed + crash, complete, records},       // nor here
+		{complete, start, "draws" + removed + crash, complete, ""},                      // which lost records
+		{complete + start, record + start, "draws" + removed + crash, complete, record}, // perhaps of the head
+		{complete, otherRecord + start, "draws" + removed + crash, complete, otherRecord}, {"", start, crash, "", ""},
+		{complete, last, "draws" + completed + `"{\"Index\":1,\"Block\":\"1`, complete, record},
+		{complete, records[:len(records)-1], "draws" + completed, complete, records},
+		{complete, strings.TrimSuffix(drawLine(1, 5, 1), "\n"), "error: draws: these are draws of another chain"},
+		{complete, last + "x", draws + corrupt}, {complete, record + record[:len(record)-1] + "x", draws + corrupt},
+		{complete, record[:40], "draws" + removed, complete, ""},
+		{complete, strings.Replace(record[:40], ":1", ":234", 1), "draws" + removed, complete, ""},
+		{complete, strings.Replace(record[:40], ":1", ":0", 1), draws + foreign},
+		{complete, block1[:14], draws + foreign},
+		{genesis, block0[:12], draws + foreign}, {genesis, genesis, notDraws}, {genesis, last[1:], draws + foreign},
+		{genesis, "\x00" + last, draws + foreign + ": not a draw record: begins with 1 zero byte"},
+		{block0[:8] + "\x00", start[:8] + "\x00", "chain" + removed, "", ""},
 		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {complete, start, interrupted},
-		{block0 + "x", "", "error: chain: line 1" + corrupt}, {thesis, start, notGenesis},
-		{block0 + " " + block1, "", notGenesis}, {"x\n" + start, start, "error: chain: line 1: not a block"},
+		{block0 + "x", "", "error: chain: line 1" + corrupt}, {thesis, start, "error: chain: line 1" + foreign},
+		{block0 + " " + block1, "", "error: chain: line 1" + foreign}, {record[:40], "", "error: chain: line 1" + foreign},
+		{"x\n" + start, start, "error: chain: line 1: not a block; repair the file, or move it and the draws away to start"},
 		{genesis + block1, "", interrupted}, {block0, "", interrupted},
 	} {
 		synctest.Test(t, func(t *testing.T) { // so that nothing can hang
@@ -109,7 +146,7 @@ func TestLastDraw(t *testing.T) {
 		{complete, drawLine(2, 0, 2), otherChain}, {complete, drawLine(1, 5, 1), otherChain},
 		{complete, drawLine(3, 1, 3), "error: draws: the last draw is of block 3, but chain ends with block 1; "},
 		{"", drawLine(1, 0, 1), "error: draws: there are draws, but no chain in chain; put back the chain of these "},
-		{complete, "{}\n", "error: draws: last line: not canonical JSON: "},
+		{complete, "{}\n", "error: draws: last line: not a draw record: not canonical JSON: "},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l, last := load(t, t.Context(), row[0]+start, row[1]+start)
@@ -122,25 +159,36 @@ func TestLastDraw(t *testing.T) {
 	}
 }
 
+// wantSaved expects the ledger to save an entry by now.
+func wantSaved(t *testing.T, l *Ledger) {
+	t.Helper()
+	select {
+	case <-l.Saved:
+	case <-time.After(10 * time.Millisecond):
+		t.Fatal("the entry is not saved")
+	}
+}
+
+// skipOnWindows skips a test in which other programs change the files.
+func skipOnWindows(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("on Windows, nobody can change, move or delete a file that is open here")
+	}
+}
+
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
-// ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called. At the
-// end, all files are closed.
+// ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called. A chain
+// file whose time alone has changed is no reason to wait. At the end, all files are closed.
 func TestSave(t *testing.T) {
+	skipOnWindows(t)
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
-	for name, early := range map[string]string{"chain": record + "\n", "draws": ""} { // the records saved meanwhile
+	record1, record2 := drawLine(1, 0, 1), drawLine(2, 1, 2)
+	for name, early := range map[string]string{"chain": record1, "draws": ""} { // the records saved meanwhile
 		synctest.Test(t, func(t *testing.T) {
 			l, _ := load(t, t.Context(), before, "")
-			wantSaved := func() {
-				t.Helper()
-				select {
-				case <-l.Saved:
-				case <-time.After(10 * time.Millisecond):
-					t.Fatal("the entry is not saved")
-				}
-			}
 			os.Rename(name, "away")
 			os.Mkdir(name, 0o755)
-			l.Save(Entry{Index: 1, Record: []byte(record), Block: []byte(block1)})
+			l.Save(entry(1, record1, block1))
 			time.Sleep(60500 * time.Millisecond)
 			os.Remove(name)
 			os.Rename("away", name)
@@ -148,31 +196,117 @@ func TestSave(t *testing.T) {
 			want(t, before, early, "move it back; otherwise restart", 2*strings.Count(early, "\n"))
 			time.Sleep(499 * time.Millisecond)
 			want(t, before, early, "after all", 0)
-			wantSaved()
-			want(t, before+block1+"\n", record+"\n", "saved block 1 after all", 1)
+			wantSaved(t, l)
+			want(t, before+block1+"\n", record1, "saved block 1 after all", 1)
 			os.Remove("draws") // which is allowed
-			l.Save(Entry{Index: 2, Record: []byte("2"), Block: []byte("two")})
-			wantSaved()
+			os.Chtimes("chain", time.Time{}, time.Unix(1, 0))
+			l.Save(entry(2, record2, "two"))
+			wantSaved(t, l)
 			l.Save(Entry{Index: 3, Block: []byte("three")})
-			wantSaved()
-			want(t, after, "2\n", "moved; reopened it, new draws go there\n", 1)
-			os.Rename("chain", "away")
+			wantSaved(t, l)
+			want(t, after, record2, "moved; reopened it, new draws go there\n", 1)
+			os.WriteFile("chain", []byte(strings.ToUpper(after)), 0o644)
 			l.Save(Entry{Index: 4, Block: []byte("four")})
-			synctest.Wait()
+			want(t, strings.ToUpper(after), record2, "chain: changed by another program: edited; if ", 1)
 			l.Cancel()
-			os.Rename("away", "chain")
+			os.WriteFile("chain", []byte(after), 0o644)
 			time.Sleep(time.Minute)
-			want(t, after, "2\n", "after all", 1)
+			want(t, after, record2, "after all", 1)
 
 			_, inUse := Open("free", "draws", nil) // opens and closes the first one
 			l.Save(Entry{Index: 5, Block: []byte("five")})
 			l.Close() // waits for the current attempt
-			want(t, after+"five\n", "2\n", "after all", 1)
-			l, err := Open("draws", "chain", nil)
+			want(t, after+"five\n", record2, "after all", 1)
+			_, err := Open("draws", "chain", nil)
 			_, freeErr := Open("free", "", nil)
 			if !strings.HasPrefix(fmt.Sprint(inUse), "DRAWS_FILE=") || err != nil || freeErr != nil {
 				t.Error(inUse, err, freeErr)
 			}
 		})
+	}
+}
+
+// TestOtherDraws puts another file in the place of the draws file. The next record is saved in it if that carries on
+// the draws of this game, or if it is empty. Otherwise, it stays unchanged until it is moved away.
+func TestOtherDraws(t *testing.T) {
+	skipOnWindows(t)
+	const genesis, reopened = block0 + "\n", "; reopened it, new draws go there"
+	before := drawLine(1, 0, 1)
+	record := drawLine(2, 0, 2, before)
+	partial := strings.TrimSuffix(record, "\n")
+	for _, row := range [][]string{ // the file, what the log says, and what the file holds then, unless it is refused
+		{"", reopened, record}, {record[:40], "removing", record}, {before, reopened, before + record},
+		{before[:len(before)-1], "adding", before + record}, {before + "x", "removing", before + record},
+		{before + record, reopened, before + record}, {before + partial, "adding", before + record},
+		{"a thesis", "draws: last line: no newline, and not "}, {genesis, "draws: last line: not a draw record"},
+		{block0, "not a draw record"}, {before + record[:len(record)-1] + "x", "its newline is corrupt"},
+		{before + drawLine(2, 0, 2, before), "draws: the draw of block 2, the last one, is not the one before this draw; "},
+		{drawLine(1, 0, 1) + "x", "draws: the draw of block 1, the last one, is "},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := load(t, t.Context(), genesis, before)
+			defer l.Close()
+			os.Rename("draws", "away")
+			os.WriteFile("draws", []byte(row[0]), 0o644)
+			l.Save(entry(2, record, "two"))
+			if len(row) == 2 {
+				time.Sleep(1500 * time.Millisecond)
+				want(t, genesis, row[0], "cannot save block 2: draws: ", 1)
+				want(t, genesis, row[0], row[1], 1)
+				os.WriteFile("draws", nil, 0o644)
+				time.Sleep(time.Second)
+				row = []string{"", reopened, record}
+			}
+			wantSaved(t, l)
+			want(t, genesis+"two\n", row[2], row[1], 1)
+		})
+	}
+}
+
+// TestOpen tries files that cannot be opened. The error names the setting and the absolute path, and says what to do.
+func TestOpen(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dir, _ := os.Getwd()
+	const chain, draws = "set CHAIN_FILE= to keep the chain in memory only", "set DRAWS_FILE= to save no draws"
+	for _, row := range [][4]string{ // both files, how the error begins and ends
+		{"none/a", "", `CHAIN_FILE="none/a": open ` + filepath.Join(dir, "none", "a") + ": ", chain},
+		{"", "none/a", `DRAWS_FILE="none/a": open ` + filepath.Join(dir, "none", "a") + ": ", draws},
+		{".", "", `CHAIN_FILE=".": open ` + dir + ": ", "; choose a file on a local disk that you may write, or " + chain},
+		{"a", "a", `DRAWS_FILE="a": `, "already in use by a server; stop that server, or choose another file"},
+	} {
+		_, err := Open(row[0], row[1], nil)
+		if got := fmt.Sprint(err); !strings.HasPrefix(got, row[2]) || !strings.HasSuffix(got, row[3]) {
+			t.Errorf("%q: got %s", row, got)
+		}
+	}
+}
+
+// TestProgress loads and verifies a chain in two seconds, which shows progress on a terminal.
+func TestProgress(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0) // it echoes
+	if err != nil {
+		t.Skip(err)
+	}
+	defer func(stderr *os.File) { os.Stderr = stderr }(os.Stderr)
+	os.Stderr = terminal
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := load(t, t.Context(), block0+"\n"+block1+"\n", "")
+		next := func([]byte, *draw.Records) (string, error) {
+			time.Sleep(time.Second)
+			return hash(0), nil
+		}
+		_, err := l.Load(t.Context(), func(line []byte) (string, error) { return next(line, nil) })
+		if err = errors.Join(err, Verify("chain", "", io.Discard, io.Discard, next)); err != nil {
+			t.Error(err)
+		}
+		l.Close()
+	})
+	shown := make([]byte, 1000)
+	terminal.SetReadDeadline(time.Now().Add(10 * time.Second))
+	n, err := terminal.Read(shown)
+	for _, text := range []string{"loading chain: 50%", "loading chain: 100%", "verifying chain: 50%"} {
+		if !strings.Contains(string(shown[:n]), text) {
+			t.Errorf("got %q (%v), want %s", shown[:n], err, text)
+		}
 	}
 }

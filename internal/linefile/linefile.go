@@ -7,25 +7,32 @@
 // of the line, all of it, or a partial line. DropPartial removes a partial line, and so does the next Append.
 // CompletePartial turns it into a line. If a write or a sync fails, the file is truncated to its previous size. If
 // that fails too, the next change truncates it first, so nothing is ever written after a partial line. Open syncs the
-// directory, because a new file could vanish in a crash.
+// file, because its last writer may have been killed before its own sync, and the directory, because a new file could
+// vanish in a crash.
 //
-// Open locks the file, but editors ignore locks. So each change first checks that the file is still as we left it, and
-// fails with ErrChanged if not. One kind of edit goes undetected: one that keeps the size and comes within a tick of
-// the system's clock (some ms) of our own last change.
+// Open locks the file, but editors ignore locks. So each change checks, before it writes and after its sync, that the
+// file is still as we left it, and fails with ErrChanged if not. If only its time differs, as after touch, its content
+// decides. Content is known once a Scanner has read all complete lines. One kind of edit goes undetected: one that
+// keeps the size and comes within a tick of the system's clock (some ms) of our own last change.
 package linefile
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"proofofstake/internal/console"
 )
 
 // MaxLine is the maximum length of a line of a chain file, in bytes without its newline.
@@ -45,6 +52,19 @@ type File struct {
 	completeSize int64       // of the complete lines, in bytes
 	size         int64       // with the partial line; bytes after it are left over from a failed change
 	lastInfo     os.FileInfo // the file after our last change, or nil if unknown
+	content      content     // of the complete lines, unless its size is another: then it is unknown
+}
+
+// content is a running hash of some bytes. It detects accidents, and takes much less time than decoding lines.
+type content struct {
+	maphash.Hash
+	size int64
+}
+
+// add continues the hash with p.
+func (c *content) add(p []byte) {
+	c.Write(p)
+	c.size += int64(len(p))
 }
 
 // disk is what a File needs of an [os.File].
@@ -76,7 +96,7 @@ func Open(name string) (*File, error) {
 	return f, nil
 }
 
-// load sets the sizes of an open file, and makes sure that the file outlives a crash.
+// load sets the sizes of an open file, and makes sure that the file and all it holds outlive a crash.
 func (f *File) load() error {
 	err := f.rememberInfo()
 	if err != nil {
@@ -86,7 +106,10 @@ func (f *File) load() error {
 		return fmt.Errorf("%s is not a regular file", f.name)
 	}
 	f.size = f.lastInfo.Size()
-	if f.completeSize, err = completeLines(f.disk, f.size); err != nil {
+	if f.completeSize, err = completeLines(f.disk, f.size); err == nil {
+		err = f.disk.Sync()
+	}
+	if err != nil {
 		return err
 	}
 	if err = syncDirectory(f.name); errors.Is(err, syscall.EINVAL) {
@@ -113,26 +136,30 @@ func completeLines(r io.ReaderAt, size int64) (int64, error) {
 
 // Scanner returns a Scanner that reads the file from its first line to its partial line, as [NewScanner] does.
 func (f *File) Scanner(maxLine int) *Scanner {
-	return NewScanner(io.NewSectionReader(f.disk, 0, f.size), maxLine)
+	f.content = content{}
+	s := NewScanner(io.NewSectionReader(f.disk, 0, f.size), maxLine)
+	s.content = &f.content
+	return s
 }
 
-// LastLine returns the last complete line without its newline, or nil if there is none. It reads nothing before it. A
-// line of more than maxLine bytes is an error.
-func (f *File) LastLine(maxLine int) ([]byte, error) {
-	if f.completeSize == 0 {
-		return nil, nil
-	}
-	end := f.completeSize - 1
-	start, err := completeLines(f.disk, end)
-	if err == nil && end-start > int64(maxLine) {
+// End returns the last complete line without its newline, or nil if there is none, and the partial line. It reads at
+// most 64 KiB before them. A line of more than maxLine bytes is an error.
+func (f *File) End(maxLine int) (line, partial []byte, err error) {
+	lineSize := max(0, f.completeSize-1)
+	start, err := completeLines(f.disk, lineSize)
+	lineSize -= start
+	if err == nil && max(lineSize, f.PartialSize()) > int64(maxLine) {
 		err = fmt.Errorf("longer than %d bytes", maxLine)
 	}
-	if err != nil {
-		return nil, err
+	if err != nil || f.size == 0 {
+		return nil, nil, err
 	}
-	line := make([]byte, end-start)
-	_, err = f.disk.ReadAt(line, start)
-	return line, err
+	end := make([]byte, f.size-start)
+	_, err = f.disk.ReadAt(end, start)
+	if f.completeSize > 0 {
+		line = end[:lineSize]
+	}
+	return line, end[f.completeSize-start:], err
 }
 
 // Append adds line, which must not contain a newline. When it returns nil, the line is on disk and a partial line is
@@ -153,7 +180,11 @@ func (f *File) CompletePartial() error {
 	if f.PartialSize() == 0 {
 		return nil
 	}
-	return f.write(f.size, []byte{'\n'})
+	_, partial, err := f.End(math.MaxInt)
+	if err = cmp.Or(f.check(), err); err != nil {
+		return err
+	}
+	return f.write(f.size, append(partial, '\n'))
 }
 
 // DropPartial durably removes the partial line, and whatever a failed Append has left over.
@@ -164,40 +195,30 @@ func (f *File) DropPartial() error {
 	return f.checkAndTruncate(f.completeSize)
 }
 
+// Size returns the size of the file in bytes.
+func (f *File) Size() int64 { return f.size }
+
 // PartialSize returns the size of the partial line in bytes, or 0 if there is none.
 func (f *File) PartialSize() int64 { return f.size - f.completeSize }
 
-// HasPrefix reports whether the file begins with prefix or, if it is shorter, holds only a beginning of it. Trailing
-// zeros, which a power failure can leave, do not count.
-func (f *File) HasPrefix(prefix string) bool {
-	start := make([]byte, len(prefix))
-	n, _ := f.disk.ReadAt(start, 0) // after an error, the rest does not count
-	return strings.HasPrefix(prefix, strings.TrimRight(string(start[:n]), "\x00"))
-}
-
-// Close closes the file and releases the lock. Calling it on a nil File does nothing.
+// Close closes the file and releases the lock. Then every change fails with ErrChanged. Calling Close on a nil File
+// does nothing.
 func (f *File) Close() error {
 	if f == nil || f.disk == nil {
 		return nil
 	}
+	f.lastInfo = nil // so that the next change looks at the file, and finds it closed
 	return f.disk.Close()
 }
 
-// Reopen closes the file and opens the one that has its name now, as [Open] does. If it fails, every change fails with
-// ErrChanged until Reopen is called again.
-func (f *File) Reopen() error {
+// Reopen closes the file and opens the one that has its name now, as [Open] does.
+func (f *File) Reopen() (*File, error) {
 	f.Close()
-	reopened, err := Open(f.name)
-	if err != nil {
-		f.lastInfo = nil // so that the next change looks at the file, and finds it closed
-		return err
-	}
-	*f = *reopened
-	return nil
+	return Open(f.name)
 }
 
-// checkAndTruncate truncates a larger file to size. It fails with ErrChanged if the file is not as we left it.
-func (f *File) checkAndTruncate(size int64) error {
+// check fails with ErrChanged if the file is not as we left it.
+func (f *File) check() error {
 	info, err := os.Stat(f.name)
 	if err == nil && f.lastInfo == nil {
 		err = f.rememberInfo()
@@ -207,38 +228,61 @@ func (f *File) checkAndTruncate(size int64) error {
 	case errors.Is(err, os.ErrNotExist):
 		change = "deleted or moved"
 	case errors.Is(err, os.ErrClosed):
-		change = "cannot be reopened"
+		change = "closed"
 	case err != nil:
 		return err
 	case !os.SameFile(info, f.lastInfo):
 		change = "replaced by another file"
 	case info.Size() != f.lastInfo.Size() || info.Size() < f.size:
 		change = fmt.Sprintf("its size is now %d bytes", info.Size())
-	case !info.ModTime().Equal(f.lastInfo.ModTime()) && runtime.GOOS != "windows":
+	case info.ModTime().Equal(f.lastInfo.ModTime()) || runtime.GOOS == "windows":
 		// On Windows, the lock prevents edits, and the system may record the time of our last change later.
-		change = "edited"
-	case info.Size() > size:
-		return f.truncate(size)
-	default:
 		return nil
+	case f.content.size != f.size:
+		change = "its time has changed"
+	default:
+		var now content
+		now.SetSeed(f.content.Seed())
+		if _, err := io.Copy(&now, io.NewSectionReader(f.disk, 0, f.size)); err != nil {
+			return err
+		}
+		if now.Sum64() == f.content.Sum64() {
+			f.lastInfo = info
+			return nil
+		}
+		change = "edited"
 	}
 	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, change)
 }
 
-// write saves p at offset at, as the end of a line. If it fails, it truncates the file to its previous size.
-func (f *File) write(at int64, p []byte) error {
+// checkAndTruncate truncates a larger file to size. It fails with ErrChanged if the file is not as we left it.
+func (f *File) checkAndTruncate(size int64) error {
+	if err := f.check(); err != nil || f.lastInfo.Size() <= size {
+		return err
+	}
+	return f.truncate(size)
+}
+
+// write saves the rest of a line that begins after the complete lines. Its bytes before the offset at are in the file.
+// If a write or sync fails, it truncates the file to its previous size.
+func (f *File) write(at int64, line []byte) error {
 	if err := f.checkAndTruncate(at); err != nil {
 		return err
 	}
-	_, err := f.disk.WriteAt(p, f.size)
+	_, err := f.disk.WriteAt(line[at-f.completeSize:], at)
 	// Look at the file before the sync, which may take long: a change by others meanwhile must not pass for ours.
 	if err = errors.Join(err, f.rememberInfo(), f.disk.Sync()); err != nil {
 		f.truncate(f.size) // if this fails, the next change tries again
 		return err
 	}
-	f.size += int64(len(p))
-	f.completeSize = f.size
-	return nil
+	before := *f
+	f.completeSize += int64(len(line))
+	f.size = f.completeSize
+	f.content.add(line)
+	if err = f.check(); err != nil {
+		*f = before // the next change removes the line, if the file has been put back by then
+	}
+	return err
 }
 
 // truncate durably truncates the file to size. If only the sync fails, the next Append makes up for it with its own.
@@ -247,7 +291,7 @@ func (f *File) truncate(size int64) error {
 		return err
 	}
 	f.size = size
-	return errors.Join(f.rememberInfo(), f.disk.Sync())
+	return cmp.Or(errors.Join(f.rememberInfo(), f.disk.Sync()), f.check())
 }
 
 // rememberInfo looks at the file after a change of ours.
@@ -256,21 +300,34 @@ func (f *File) rememberInfo() (err error) {
 	return err
 }
 
-// openSnapshot opens a file for reading up to its current size. The file may be in use, and may grow meanwhile.
-func openSnapshot(name string) (io.ReadCloser, error) {
+// Snapshot is a file as it was when it was opened. The file may be in use, and may grow meanwhile.
+type Snapshot struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// HasPartial reports whether the file ends in a partial line.
+func (s *Snapshot) HasPartial() bool {
+	complete, err := completeLines(s, s.Size())
+	return err == nil && complete < s.Size()
+}
+
+// openSnapshot opens a file for reading up to its current size. It does not open os.DevNull, which is empty, because a
+// container may lack it.
+func openSnapshot(name string) (*Snapshot, error) {
+	if name == os.DevNull {
+		return &Snapshot{io.NewSectionReader(strings.NewReader(""), 0, 0), io.NopCloser(nil)}, nil
+	}
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	size, err := file.Seek(0, io.SeekEnd)
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.NewSectionReader(file, 0, size), file}, err
+	return &Snapshot{io.NewSectionReader(file, 0, size), file}, err
 }
 
 // OpenSnapshots opens both files as of one moment: the first does not change while the second is opened.
-func OpenSnapshots(first, second string) (a, b io.ReadCloser, err error) {
+func OpenSnapshots(first, second string) (a, b *Snapshot, err error) {
 	for {
 		before, _ := os.Stat(first)
 		if a, err = openSnapshot(first); err != nil {
@@ -278,7 +335,7 @@ func OpenSnapshots(first, second string) (a, b io.ReadCloser, err error) {
 		}
 		b, err = openSnapshot(second)
 		after, _ := os.Stat(first)
-		if err == nil && os.SameFile(before, after) && before.Size() == after.Size() {
+		if err == nil && (first == os.DevNull || os.SameFile(before, after) && before.Size() == after.Size()) {
 			return a, b, nil
 		}
 		a.Close()
@@ -295,16 +352,18 @@ type Scanner struct {
 	*bufio.Scanner
 	maxLine, number int
 	partial         []byte
+	content         *content // of the lines so far
 }
 
 // NewScanner returns a Scanner that reads from r. A line or partial line of more than maxLine bytes, without its
 // newline, is an error.
 func NewScanner(r io.Reader, maxLine int) *Scanner {
-	s := &Scanner{Scanner: bufio.NewScanner(r), maxLine: maxLine}
+	s := &Scanner{Scanner: bufio.NewScanner(r), maxLine: maxLine, content: new(content)}
 	s.Buffer(make([]byte, min(maxLine+1, 64<<10)), maxLine+1)
 	s.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
 			s.number++
+			s.content.add(data[:i+1])
 			return i + 1, data[:i], nil
 		}
 		if atEOF {
@@ -344,17 +403,26 @@ func Encode(v any) []byte {
 }
 
 // Decode decodes a line that Encode returned into v, which must be a pointer. It accepts only canonical JSON, the one
-// spelling that Encode returns, so that no change of a line goes unnoticed.
+// spelling that Encode returns, so that no change of a line goes unnoticed. Its error quotes what comes from the line,
+// which includes the errors of encoding/json.
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
-	if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) && strings.HasPrefix(t.Value, "number ") {
-		return fmt.Errorf("bad JSON: %s: %.60s is not a whole number that fits in %d bits", t.Field, t.Value, strconv.IntSize)
+	canonical, _ := json.Marshal(v)
+	var number *json.UnmarshalTypeError
+	switch zeros := len(line) - len(bytes.TrimLeft(line, "\x00")); {
+	case err == nil && bytes.Equal(canonical, line):
+		return nil
+	case bytes.HasSuffix(line, []byte{'\r'}):
+		return errors.New("line ends in CR LF; save the file with Unix line ends")
+	case bytes.HasPrefix(line, []byte("\ufeff")):
+		return errors.New("begins with a byte order mark; save the file without it")
+	case zeros > 0:
+		return fmt.Errorf("begins with %s, as after a power cut", console.Plural(zeros, "zero byte"))
+	case errors.As(err, &number) && strings.HasPrefix(number.Value, "number "):
+		return fmt.Errorf("bad JSON: %s: %s is not a whole number that fits in %d bits", console.Quote(number.Field, 40),
+			console.Quote(strings.TrimPrefix(number.Value, "number "), 60), strconv.IntSize)
+	case err != nil:
+		return fmt.Errorf("bad JSON: %s", console.Quote(err.Error(), 100))
 	}
-	if err != nil {
-		return fmt.Errorf("bad JSON: %w", err)
-	}
-	if canonical, err := json.Marshal(v); err != nil || string(canonical) != string(line) {
-		return fmt.Errorf("not canonical JSON: want %.200s", canonical)
-	}
-	return nil
+	return fmt.Errorf("not canonical JSON: want %s", console.Quote(string(canonical), 200))
 }

@@ -21,7 +21,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -298,6 +297,9 @@ func (n *network) load(ctx context.Context) error {
 	if restored {
 		fmt.Fprintf(n.console, "restored %s from %s; the head is\n  %s\n",
 			console.Plural(n.head.Index+1, "block"), n.ChainFile, n.head.Hash)
+	}
+	if now := time.Now().UTC().Format(timestampLayout); n.head.Timestamp > now {
+		n.log.Printf("%s: block %d is from %s; check the clock", n.ChainFile, n.head.Index, n.head.Timestamp)
 	}
 	if last.IsAnnounced {
 		n.lastDraw = drawNotice(last.Index, last.Outcome)
@@ -757,30 +759,11 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	return ledger.Verify(chainName, drawsName, stdout, stderr, next)
 }
 
-// verifyCommand runs the command "verify [CHAIN [DRAWS]]". Without arguments it verifies the files in the settings. The
-// draws file of the settings may be missing: it may be moved or deleted at any time.
-func verifyCommand(files []string) error {
-	chain, draws := settings.ChainFile(), settings.DrawsFile()
-	if _, err := os.Stat(draws); draws != "" && errors.Is(err, os.ErrNotExist) {
-		draws = os.DevNull
-	}
-	switch {
-	case len(files) == 2:
-		chain, draws = files[0], files[1]
-	case len(files) == 1 && files[0] != chain:
-		chain, draws = files[0], ""
-		fmt.Fprintln(os.Stderr, "draws not checked: name their file too (verify CHAIN DRAWS)")
-	}
-	return verify(chain, draws, os.Stdout, os.Stderr)
-}
-
 // ---- Main ----
 
 const usage = `usage: proofofstake                          run the server
        proofofstake verify [CHAIN [DRAWS]]   check the chain and how its blocks were drawn
        proofofstake fairness [DRAWS]         show whether wins follow stakes
-
-settings, as environment variables or in the file .env, with their defaults:
 `
 
 func main() {
@@ -795,13 +778,11 @@ func main() {
 	case len(args) == 0:
 		err = runServer()
 	case args[0] == "verify" && len(args) <= 3:
-		err = verifyCommand(args[1:])
+		chain, draws := settings.FilesToVerify(args[1:])
+		err = verify(chain, draws, os.Stdout, os.Stderr)
 	case args[0] == "fairness" && len(args) <= 2:
-		name := settings.DrawsFile()
-		if len(args) == 2 {
-			name = args[1]
-		}
-		err = draw.Fairness(os.Stdout, name, settings.ChainFile())
+		draws := append(args[1:], settings.DrawsFile())[0]
+		err = draw.Fairness(os.Stdout, draws, settings.ChainFile())
 	default:
 		fmt.Fprintf(os.Stderr, "cannot run %s\n%s%s", console.Quote(strings.Join(args, " "), 60), usage, settings.Usage())
 		os.Exit(2)
@@ -832,12 +813,8 @@ func runServer() error {
 	if err != nil {
 		return err
 	}
-	chain := "in memory"
-	if s.ChainFile != "" {
-		chain, _ = filepath.Abs(s.ChainFile)
-	}
 	fmt.Fprintf(stdout, "%slistening on %s\n%srounds of %s; chain: %s; Ctrl-C stops the server\n",
-		n.round.SealLine(n.head.Index+1), ln.Addr(), console.Join(ln.Addr()), console.ShortDuration(s.Round), chain)
+		n.round.SealLine(n.head.Index+1), ln.Addr(), console.Join(ln.Addr()), console.ShortDuration(s.Round), s.ChainPath())
 	n.serve(ctx, ln)
 	return nil
 }

@@ -111,7 +111,7 @@ func Duration(d time.Duration) string {
 // Quote returns text in quotes and in ASCII, cut to a number of columns, so that text from strangers can neither hide
 // nor do anything on a terminal.
 func Quote(text string, columns int) string {
-	quoted := strconv.QuoteToASCII(text)
+	quoted := strconv.QuoteToASCII(text[:min(len(text), columns)])
 	if len(quoted) > columns {
 		quoted = quoted[:columns-2] + `…"`
 	}

@@ -304,7 +304,8 @@ func (l *Ledger) Cancel() { l.cancel() }
 func (l *Ledger) Close() {
 	l.cancel()
 	l.saving.Wait()
-	if path, _ := filepath.EvalSymlinks(l.chainName); l.chain.Size() == 0 {
+	path, _ := filepath.EvalSymlinks(l.chainName)
+	if info, err := os.Stat(path); err == nil && info.Size() == 0 && l.chain.Size() == 0 {
 		os.Remove(path) // Open created it for a start that was refused
 	}
 	l.chain.Close()

@@ -68,8 +68,9 @@ func names() (names []string) {
 	return names
 }
 
-// Usage returns a line for each setting, with its default and meaning.
-func Usage() (lines string) {
+// Usage returns a line for each setting, with its default and meaning, and a title.
+func Usage() string {
+	lines := "\nsettings, as environment variables or in the file .env, with their defaults:\n"
 	for _, s := range table() {
 		lines += fmt.Sprintf("  %-29s  %s\n", s.name+"="+s.def, s.meaning)
 	}
@@ -124,6 +125,32 @@ func ChainFile() string { return valueOf("CHAIN_FILE") }
 
 // DrawsFile returns the setting DRAWS_FILE.
 func DrawsFile() string { return valueOf("DRAWS_FILE") }
+
+// FilesToVerify returns the files that the command "verify [CHAIN [DRAWS]]" checks: the arguments or else the settings.
+// The draws file of the settings may be missing, since it may be moved or deleted at any time. Then it counts as empty.
+func FilesToVerify(args []string) (chain, draws string) {
+	chain, draws = ChainFile(), DrawsFile()
+	if _, err := os.Stat(draws); draws != "" && errors.Is(err, fs.ErrNotExist) {
+		draws = os.DevNull
+	}
+	switch {
+	case len(args) == 2:
+		return args[0], args[1]
+	case len(args) == 1 && args[0] != chain:
+		fmt.Fprintln(os.Stderr, "draws not checked: name their file too (verify CHAIN DRAWS)")
+		return args[0], ""
+	}
+	return chain, draws
+}
+
+// ChainPath returns the absolute path of the chain file, or "in memory".
+func (s Settings) ChainPath() string {
+	path, err := filepath.Abs(s.ChainFile)
+	if err != nil || s.ChainFile == "" {
+		return cmp.Or(s.ChainFile, "in memory")
+	}
+	return path
+}
 
 // Load reads the settings from the environment. Its error names the first invalid variable, and says what is valid.
 func Load() (Settings, error) {

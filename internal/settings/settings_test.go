@@ -164,9 +164,9 @@ func TestAddrError(t *testing.T) {
 	}
 }
 
-// Usage has a line of at most 80 columns for each setting.
+// Usage has a title, and a line of at most 80 columns for each setting.
 func TestUsage(t *testing.T) {
-	usage := regexp.MustCompile(`^(  [A-Z].{28}  \w.{0,46}\n){9}$`)
+	usage := regexp.MustCompile(`^\n.{1,80}\n(  [A-Z].{28}  \w.{0,46}\n){9}$`)
 	if got := Usage(); !usage.MatchString(got) {
 		t.Errorf("got\n%s", got)
 	}

@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -28,6 +29,7 @@ import (
 var (
 	soakTime = flag.Duration("soak", 3*time.Second, "how long TestSoak runs")
 	soakSeed = flag.Uint64("seed", 0, "random seed of TestSoak; 0 uses the clock")
+	faults   = flag.Bool("faults", false, "whether TestSoak injects faults into system calls, with strace")
 )
 
 // scripts are what clients type: first, and then after each announcement (see react).
@@ -54,8 +56,9 @@ type soak struct {
 	lastDraw     string          // the hash of the last draw in the draws file, or "none"
 	lastSeal     string          // how verify ends if it is right about that draw
 	lost         []string        // lines in the draws file of draws that were not announced
-	killed       bool
-	seal         string // that the server printed at its start
+	killed       bool            // or, with faults, perhaps unable to save its last block
+	starts       int             // with faults
+	seal         string          // that the server printed at its start
 	clients      []*soakClient
 	blocks       [][]string      // of the chain file, as submatches of blockLine
 	records      map[int]*record // that the server added, by index
@@ -99,6 +102,9 @@ var (
 // files with what the clients received. The checks share no code with the server.
 func TestSoak(t *testing.T) {
 	t.Parallel()
+	if _, err := exec.LookPath("strace"); *faults && err != nil {
+		t.Skip(err)
+	}
 	seed := cmp.Or(*soakSeed, uint64(time.Now().UnixNano()))
 	dir, _ := os.MkdirTemp("", "soak-")
 	t.Cleanup(func() {
@@ -113,17 +119,57 @@ func TestSoak(t *testing.T) {
 	for n := 0; !t.Failed() && (n < 2 || time.Now().Before(end)); n++ {
 		s.killed = n%2 == 1
 		s.tear()
-		s.run()
+		s.run(*faults)
 		s.checkFiles()
 		s.checkClients()
 	}
 	expect(t, len(s.blocks) > 1, "no block was forged")
-	t.Logf("seed %d: %d blocks", seed, len(s.blocks))
+	trace, _ := os.ReadFile(s.dir + "/strace.log")
+	injected := regexp.MustCompile(`(INJECTED|DELAYED)\)\n|= \?\n`).FindAll(trace, -1)
+	t.Logf("seed %d: %d blocks, %d starts with %d faults", seed, len(s.blocks), s.starts, len(injected))
 }
 
-// run runs a server with some more clients than it has room for, and ends it.
-func (s *soak) run() {
-	p := start(s.t, s.dir, "ROUND=20ms BROADCAST=50ms BROADCAST_BLOCKS=4 MAX_CLIENTS=20")
+// strace returns the command that runs a server with up to three random faults in what it does with its files.
+func (s *soak) strace() []string {
+	args := strings.Fields("strace -D -f -qqq -y -e signal=none -A -o strace.log --seccomp-bpf -P .")
+	for _, name := range []string{"chain.jsonl", "draws.jsonl"} {
+		args = append(args, "-P", name, "-P", filepath.Join(s.dir, name))
+	}
+	args = append(args, "-e", "trace=openat,flock,pwrite64,fsync,ftruncate")
+	for range 1 + s.r.IntN(3) {
+		call := strings.Fields("openat flock ftruncate pwrite64 pwrite64 fsync fsync fsync")[s.r.IntN(8)]
+		fault := strings.Fields("error=ENOSPC error=EIO error=EINTR signal=SIGKILL delay_enter= delay_exit=")[s.r.IntN(6)]
+		if strings.HasPrefix(fault, "delay") {
+			fault += strconv.Itoa(1 << s.r.IntN(22)) // in microseconds, so up to 2 s
+		}
+		when := strconv.Itoa(1 + s.r.IntN(1<<s.r.IntN(5))) // counts the calls of each thread
+		if s.r.IntN(2) == 0 {
+			when += "+" + strconv.Itoa(1+s.r.IntN(5)) // and so on
+		}
+		args = append(args, "-e", "inject="+call+":"+fault+":when="+when)
+	}
+	return args
+}
+
+// run runs a server with some more clients than it has room for, and ends it. If a fault prevents the start, it starts
+// another server, without faults.
+func (s *soak) run(faults bool) {
+	p := server(s.t, s.dir, "ROUND=20ms BROADCAST=10ms BROADCAST_BLOCKS=4 MAX_CLIENTS=20")
+	lifetime := 100 + s.r.IntN(800)
+	if faults {
+		s.starts++
+		p.Path, _ = exec.LookPath("strace")
+		p.Args = append(s.strace(), p.Args...)
+		lifetime *= 1 + s.r.IntN(3) // time to retry
+		s.t.Log("start", s.starts, p.Args)
+	}
+	listening, _ := p.launch().waitOrEnd(`listening on (\S+)\n`)
+	if listening == nil && faults {
+		matches(s.t, p.result(), `(?s)^(-1 |1 .*(chain|draws)\.jsonl)`)
+		s.run(false)
+		return
+	}
+	p.addr = listening[1]
 	ctx, stop := context.WithCancel(s.t.Context())
 	defer stop()
 	var mu sync.Mutex // guards s.clients
@@ -140,7 +186,7 @@ func (s *soak) run() {
 				<-time.After(time.Duration(r.IntN(60)) * time.Millisecond)
 				conn, err := net.DialTimeout("tcp", p.addr, timeout)
 				if err != nil {
-					expect(s.t, ctx.Err() != nil, "%v", err)
+					expect(s.t, ctx.Err() != nil || faults, "%v", err)
 					return
 				}
 				conn.SetDeadline(time.Now().Add(timeout))
@@ -156,18 +202,19 @@ func (s *soak) run() {
 			}
 		})
 	}
-	<-time.After(time.Duration(100+s.r.IntN(800)) * time.Millisecond)
+	<-time.After(time.Duration(lifetime) * time.Millisecond)
 	signal := []os.Signal{os.Interrupt, syscall.SIGTERM}[s.r.IntN(2)]
 	if s.killed {
 		signal = os.Kill
 	}
+	s.killed = s.killed || faults
 	stop()
 	p.Process.Signal(signal)
 	all.Wait()
 	matches(s.t, p.result(), map[bool]string{false: "^0 ", true: "^(0|-1) "}[s.killed])
 	warnings := regexp.MustCompile("(?m)^.*(partial last line|missing newline|full|room again|more than a second).*\n")
 	unexpected := warnings.ReplaceAllString(p.stderr.text, "")
-	expect(s.t, unexpected == "", "unexpected in the log: %s", unexpected)
+	expect(s.t, unexpected == "" || faults, "unexpected in the log: %s", unexpected)
 	s.seal = regexp.MustCompile(sealed).FindStringSubmatch(p.text)[2]
 }
 
@@ -350,8 +397,8 @@ func (s *soak) checkClient(c *soakClient) error {
 		announced = index
 	}
 	for _, m := range find(drawLines) {
-		index, _ := strconv.Atoi(m[1])
-		if d := s.records[index]; d != nil && !strings.HasPrefix(m[3], strings.Join(d.lines, "\n")+"\n") {
+		lines := strings.ReplaceAll(strings.TrimSpace(m[3]), "\n", `","`)
+		if ok, _ := regexp.MatchString(`"Index":`+m[1]+`,"Block":".{64}","Lines":\["`+lines+`"]`, s.draws); !ok {
 			return fmt.Errorf("not the lines of that draw: %q", m[0])
 		}
 	}

@@ -52,9 +52,6 @@ type Entry struct {
 	Slashed bool   // it is not eligible
 }
 
-// maxQuoted is how much of a file an error shows, in columns. It is enough for an address.
-const maxQuoted = 100
-
 const (
 	None    = "none"    // stands for the hash of the draw before the first one
 	slashed = "slashed" // is the note of a slashed entry in the draw lines
@@ -144,10 +141,10 @@ func Parse(lines []string) (*Draw, error) {
 		tickets, note, _ := strings.Cut(rest, " ")
 		n, err := strconv.ParseInt(tickets, 10, 64)
 		if err != nil || tickets[0] < '1' || !isField(name) || !isField(note) { // no sign and no leading zero
-			return nil, fmt.Errorf("%s is not an entry (address, stake, BPM)", console.Quote(line, maxQuoted))
+			return nil, fmt.Errorf("%s is not an entry (address, stake, BPM)", console.Quote(line, 100))
 		}
 		if names[name] = true; len(names) == i {
-			return nil, fmt.Errorf("%s has two entries", console.Quote(name, maxQuoted))
+			return nil, fmt.Errorf("%s has two entries", console.Quote(name, 100))
 		}
 		if d.add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
 			d.Slash(i)

@@ -42,12 +42,13 @@ func (t *tally) add(share float64, hasWon bool) {
 	t.variance += share * (1 - share)
 }
 
-// count adds a draw to the tallies of the names that could win it. It adds the names with more than the average tickets
-// of this draw, taken together, to large. If all have the same, there are none.
+// count adds a draw to the tallies of the names that could win it, and to large, the tally of those that hold more
+// tickets than the average in that draw.
 func count(tallies map[string]tally, large *tally, d *Draw, winner int) {
 	names, tickets := d.Eligible()
 	eligible, _ := new(big.Float).SetInt(tickets).Float64()
-	largeShare, hasLargeWon := 0.0, false
+	largeShare := 0.0
+	isLarge := func(e Entry) bool { return float64(e.Tickets)/eligible*float64(names) > 1+1e-9 } // not by rounding
 	for i, e := range d.Entries {
 		if e.Slashed {
 			continue
@@ -56,14 +57,11 @@ func count(tallies map[string]tally, large *tally, d *Draw, winner int) {
 		t.name = e.Name
 		t.add(share, i == winner)
 		tallies[e.Name] = t
-		if share*float64(names) > 1+1e-9 { // not because of rounding
+		if isLarge(e) {
 			largeShare += share
-			hasLargeWon = hasLargeWon || i == winner
 		}
 	}
-	if largeShare > 0 {
-		large.add(largeShare, hasLargeWon)
-	}
+	large.add(largeShare, isLarge(d.Entries[winner]))
 }
 
 const (
@@ -121,7 +119,7 @@ func isAnnounced(d, next *Decoded, blocks *linefile.Scanner) bool {
 	return !hasBlockBefore || blocks.Scan() && bytes.Contains(blocks.Bytes(), []byte(d.Block))
 }
 
-// show shows the sorted tallies of the names, and the one of those with more than the average tickets.
+// show shows the sorted tallies of the names, and that of the large stakes.
 func show(w io.Writer, rounds int, large tally, all []tally) error {
 	shown, legend := slices.Clone(all[:min(len(all), maxListed)]), ""
 	if rest := all[len(shown):]; len(rest) > 0 {
@@ -145,9 +143,8 @@ func show(w io.Writer, rounds int, large tally, all []tally) error {
 		console.Plural(rounds, "round"), console.Plural(len(all), "validator"))
 	fmt.Fprintf(w, "%-12s %7s %9s %7s %6s\n", "validator", "rounds", "expected", "wins", "z")
 	for _, t := range shown {
-		wins, expected := int(barWidth*t.average(float64(t.wins))/most), int(barWidth*t.average(t.expected)/most)
-		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", wins))
-		bar[expected] = '|'
+		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*t.average(float64(t.wins))/most)))
+		bar[int(barWidth*t.average(t.expected)/most)] = '|'
 		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
 			t.name, t.rounds, t.expected, t.wins, t.zScore(), bytes.TrimRight(bar, " "))
 	}

@@ -198,6 +198,18 @@ func server(t testing.TB, dir, words string) *process {
 	return s
 }
 
+// trace makes p run under strace, which logs in strace.log, or skips the test if that does not work here.
+func (p *process) trace(options ...string) *process {
+	p.t.Helper()
+	if err := exec.Command("strace", "-o", "/dev/null", "true").Run(); err != nil {
+		p.t.Skip("strace: ", err) // apt-get install strace
+	}
+	p.Path, _ = exec.LookPath("strace")
+	args := strings.Fields("strace -D -f -qqq -y -e signal=none -A -o strace.log --seccomp-bpf")
+	p.Args = slices.Concat(args, options, p.Args)
+	return p
+}
+
 // start starts a server in dir and waits until it listens.
 func start(t testing.TB, dir, words string) *process {
 	t.Helper()

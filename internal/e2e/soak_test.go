@@ -14,7 +14,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -102,9 +101,6 @@ var (
 // files with what the clients received. The checks share no code with the server.
 func TestSoak(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("strace"); *faults && err != nil {
-		t.Skip(err)
-	}
 	seed := cmp.Or(*soakSeed, uint64(time.Now().UnixNano()))
 	dir, _ := os.MkdirTemp("", "soak-")
 	t.Cleanup(func() {
@@ -129,13 +125,12 @@ func TestSoak(t *testing.T) {
 	t.Logf("seed %d: %d blocks, %d starts with %d faults", seed, len(s.blocks), s.starts, len(injected))
 }
 
-// strace returns the command that runs a server with up to three random faults in what it does with its files.
-func (s *soak) strace() []string {
-	args := strings.Fields("strace -D -f -qqq -y -e signal=none -A -o strace.log --seccomp-bpf -P .")
+// faults returns options of strace for up to three random faults in what a server does with its files.
+func (s *soak) faults() []string {
+	args := []string{"-e", "trace=openat,flock,pwrite64,fsync,ftruncate", "-P", "."}
 	for _, name := range []string{"chain.jsonl", "draws.jsonl"} {
 		args = append(args, "-P", name, "-P", filepath.Join(s.dir, name))
 	}
-	args = append(args, "-e", "trace=openat,flock,pwrite64,fsync,ftruncate")
 	for range 1 + s.r.IntN(3) {
 		call := strings.Fields("openat flock ftruncate pwrite64 pwrite64 fsync fsync fsync")[s.r.IntN(8)]
 		fault := strings.Fields("error=ENOSPC error=EIO error=EINTR signal=SIGKILL delay_enter= delay_exit=")[s.r.IntN(6)]
@@ -158,8 +153,7 @@ func (s *soak) run(faults bool) {
 	lifetime := 100 + s.r.IntN(800)
 	if faults {
 		s.starts++
-		p.Path, _ = exec.LookPath("strace")
-		p.Args = append(s.strace(), p.Args...)
+		p.trace(s.faults()...)
 		lifetime *= 1 + s.r.IntN(3) // time to retry
 		s.t.Log("start", s.starts, p.Args)
 	}

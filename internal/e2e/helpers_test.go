@@ -205,7 +205,7 @@ func (p *process) trace(options ...string) *process {
 		p.t.Skip("strace: ", err) // apt-get install strace
 	}
 	p.Path, _ = exec.LookPath("strace")
-	args := strings.Fields("strace -D -f -qqq -y -e signal=none -A -o strace.log --seccomp-bpf")
+	args := strings.Fields("strace -D -f -y --quiet=all -e signal=none -A -o strace.log --seccomp-bpf")
 	p.Args = slices.Concat(args, options, p.Args)
 	return p
 }

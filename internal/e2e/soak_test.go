@@ -138,7 +138,7 @@ func (s *soak) faults() []string {
 			fault += strconv.Itoa(1 << s.r.IntN(22)) // in microseconds, so up to 2 s
 		}
 		when := strconv.Itoa(1 + s.r.IntN(1<<s.r.IntN(5))) // counts the calls of each thread
-		if s.r.IntN(2) == 0 {
+		if s.r.IntN(2) == 0 && fault != "error=EINTR" { // which Go retries immediately, for ever
 			when += "+" + strconv.Itoa(1+s.r.IntN(5)) // and so on
 		}
 		args = append(args, "-e", "inject="+call+":"+fault+":when="+when)

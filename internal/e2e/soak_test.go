@@ -55,8 +55,8 @@ type soak struct {
 	lastDraw     string          // the hash of the last draw in the draws file, or "none"
 	lastSeal     string          // how verify ends if it is right about that draw
 	lost         []string        // lines in the draws file of draws that were not announced
-	killed       bool            // or, with faults, perhaps unable to save its last block
 	starts       int             // with faults
+	killed       bool            // or, with faults, perhaps unable to save its last block
 	seal         string          // that the server printed at its start
 	clients      []*soakClient
 	blocks       [][]string      // of the chain file, as submatches of blockLine
@@ -98,7 +98,8 @@ var (
 )
 
 // TestSoak kills or stops servers at random moments, and tears the files between. After each server it compares the
-// files with what the clients received. The checks share no code with the server.
+// files with what the clients received. The checks share no code with the server. With -faults, system calls on the
+// files fail, wait or kill the server, which may then refuse to start, or not save its last block.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	seed := cmp.Or(*soakSeed, uint64(time.Now().UnixNano()))
@@ -138,8 +139,8 @@ func (s *soak) faults() []string {
 			fault += strconv.Itoa(1 << s.r.IntN(22)) // in microseconds, so up to 2 s
 		}
 		when := strconv.Itoa(1 + s.r.IntN(1<<s.r.IntN(5))) // counts the calls of each thread
-		if s.r.IntN(2) == 0 && fault != "error=EINTR" { // which Go retries immediately, for ever
-			when += "+" + strconv.Itoa(1+s.r.IntN(5)) // and so on
+		if fault != "error=EINTR" && s.r.IntN(2) == 0 {    // Go retries EINTR immediately and forever
+			when += "+" + strconv.Itoa(1+s.r.IntN(5))
 		}
 		args = append(args, "-e", "inject="+call+":"+fault+":when="+when)
 	}
@@ -157,13 +158,12 @@ func (s *soak) run(faults bool) {
 		lifetime *= 1 + s.r.IntN(3) // time to retry
 		s.t.Log("start", s.starts, p.Args)
 	}
-	listening, _ := p.launch().waitOrEnd(`listening on (\S+)\n`)
-	if listening == nil && faults {
+	if started, _ := p.launch().waitOrEnd(sealed); started == nil && faults {
 		matches(s.t, p.result(), `(?s)^(-1 |1 .*(chain|draws)\.jsonl)`)
 		s.run(false)
 		return
 	}
-	p.addr = listening[1]
+	p.listens()
 	ctx, stop := context.WithCancel(s.t.Context())
 	defer stop()
 	var mu sync.Mutex // guards s.clients
@@ -226,10 +226,10 @@ func (s *soak) watch(conn net.Conn) {
 
 // tear does to the files what may happen while no server runs: a partial last line, no last newline, no draws file.
 func (s *soak) tear() {
-	const part = `{"Index":0,"Times`
+	const part, record = `{"Index":0,"Times`, `{"Index":12,"Blo`
 	chain := []string{s.chain, s.chain + part, strings.TrimSuffix(s.chain, "\n")}[s.r.IntN(3)]
 	os.WriteFile(s.dir+"/chain.jsonl", []byte(chain), 0o644)
-	os.WriteFile(s.dir+"/draws.jsonl", []byte(s.draws+part[:s.r.IntN(len(part))]), 0o644)
+	os.WriteFile(s.dir+"/draws.jsonl", []byte(s.draws+record[:s.r.IntN(len(record))]), 0o644)
 	if s.r.IntN(3) == 0 {
 		os.Remove(s.dir + "/draws.jsonl")
 		s.draws, s.lastDraw, s.lastSeal, s.lost = "", "none", "", nil

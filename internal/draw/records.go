@@ -60,8 +60,7 @@ func Decode(line []byte) (*Decoded, error) {
 	case d.Outcome.Winner < 0:
 		return nil, errors.New("every entry was slashed, so none can have won")
 	case d.Outcome.Ticket.String() != string(d.Ticket) || d.Outcome.Total.String() != string(d.Total):
-		return nil, fmt.Errorf("its lines give %v, but it says ticket %s of %s", d.Outcome,
-			console.Quote(string(d.Ticket), 100), console.Quote(string(d.Total), 100))
+		return nil, fmt.Errorf("its lines give %v, but it says ticket %.40s of %.40s", d.Outcome, d.Ticket, d.Total)
 	case d.Index < 1 || !isHash(d.Block) || !isHash(d.NextSeal):
 		return nil, errors.New("its Index is below 1, or its Block or NextSeal is not a SHA-256")
 	}

@@ -29,7 +29,7 @@ func (t tally) zScore() float64 {
 	return (float64(t.wins) - t.expected) / math.Sqrt(max(t.variance, 1e-9))
 }
 
-// average returns the part of n, a number of wins, of each name.
+// average returns n wins, or expected wins, divided by the number of names.
 func (t tally) average(n float64) float64 { return n / float64(1+t.extra) }
 
 // add adds a round in which the share of the tickets was share.

@@ -431,11 +431,11 @@ v19               45       1.5       3   +1.2  ===============|==============
 // In each draw, the stakes above the average count as one, unless they are too sure of winning to tell anything.
 func TestStakesAboveAverage(t *testing.T) {
 	for entries, want := range map[string]string{ // the first one wins 25 draws
-		"a 60 1,b 20 1,c 20 1":    "Stakes above the average won 25 of 25 rounds: 15.0 expected, z +4.1.",
-		"a 20 1,b 60 1,c 20 1":    "Stakes above the average won 0 of 25 rounds: 15.0 expected, z -6.1.",
-		"a 30 1,b 30 1,c 40 1":    "Stakes above the average won 0 of 25 rounds: 10.0 expected, z -4.1.",
-		"a 40 1,b 40 1,c 9 1":     "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
-		"a 7 1,b 7 1,c 9 slashed": "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
+		"a 46 1,b 29 1,c 25 1,d 1 slashed": "Stakes above the average won 25 of 25 rounds: 11.5 expected, z +5.4.",
+		"a 20 1,b 60 1,c 20 1":             "Stakes above the average won 0 of 25 rounds: 15.0 expected, z -6.1.",
+		"a 30 1,b 30 1,c 40 1":             "Stakes above the average won 0 of 25 rounds: 10.0 expected, z -4.1.",
+		"a 40 1,b 40 1,c 9 1":              "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
+		"a 7 1,b 7 1,c 9 slashed":          "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
 	} {
 		d, _ := Parse(strings.Split(secret+","+a199+",none,"+entries, ","))
 		tallies, large := map[string]tally{}, tally{}

@@ -404,7 +404,7 @@ func TestShow(t *testing.T) {
 		lines := strings.Split(b.String(), "\n")
 		return strings.Join(append(lines[3:5], lines[22:]...), "\n")
 	}
-	same(t, "26 validators", table(1_000_000, all), `xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
+	same(t, "of 26", table(1e6, all), `xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
 lucky        1000000       0.0      15 +474341.6  |
 v17             1000      90.0      97   +1.4  |
 6 others        6000     500.0     518   +1.7  |
@@ -414,7 +414,7 @@ z: wins minus expected wins, in standard deviations. In a fair lottery about 1
 validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3. Of the 23 with
 enough rounds to tell (deviation of 2 wins or more): 4 beyond 2, 1 beyond 3.
 `)
-	same(t, "21 validators", strings.Contains(table(1_000_000, all[:21]), "\n1 other "), true)
+	same(t, "21 validators", strings.Contains(table(1e6, all[:21]), "\n1 other "), true)
 	equal := make([]tally, 30)
 	for i := range equal {
 		equal[i] = tally{name: fmt.Sprint("v", i), rounds: 45, wins: i % 4, expected: 1.5, variance: 1.45}
@@ -424,7 +424,7 @@ enough rounds to tell (deviation of 2 wins or more): 4 beyond 2, 1 beyond 3.
 v1                45       1.5       1   -0.4  ==========     |
 v19               45       1.5       3   +1.2  ===============|==============
 10 others        450      15.0      13   -0.6  =============  |`)
-	alone := table(1_000_000, slices.Repeat(all[:1], 21))
+	alone := table(1e6, slices.Repeat(all[:1], 21))
 	same(t, "no rival", strings.Contains(alone, "\nNothing to tell: no validator had a"), true)
 }
 

@@ -5,6 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 NATS_SERVER = github.com/nats-io/nats-server/v2@v2.15.2
 SOAK = 60s
 SEED = 0
+FAULTS = 0
 COUNT = 6
 
 .PHONY: run build test check fuzz vuln bench soak picture
@@ -56,9 +57,10 @@ bench:
 	go run $(BENCHSTAT) -filter .name:Stalled -col '/reading,/stalled' bench.txt
 	go run $(BENCHSTAT) -filter .name:Flood -col /flooders bench.txt
 
-# Plays at random for SOAK. SEED repeats the choices of an earlier run; 0 takes the seed from the clock.
+# Plays at random for SOAK. SEED repeats the choices of an earlier run; 0 takes the seed from the clock. FAULTS=1 injects
+# faults into system calls, with strace.
 soak:
-	go test -count=1 -run TestSoak -timeout 0 -v ./internal/e2e -soak $(SOAK) -seed $(SEED)
+	go test -count=1 -run TestSoak -timeout 0 -v ./internal/e2e -soak $(SOAK) -seed $(SEED) -faults=$(FAULTS)
 
 # Plays a game and draws the picture in README.md. Needs tmux and nc.
 picture:

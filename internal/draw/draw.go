@@ -28,6 +28,8 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+
+	"proofofstake/internal/console"
 )
 
 // Draw is one draw of the lottery. It is not safe for concurrent use.
@@ -139,10 +141,10 @@ func Parse(lines []string) (*Draw, error) {
 		tickets, note, _ := strings.Cut(rest, " ")
 		n, err := strconv.ParseInt(tickets, 10, 64)
 		if err != nil || tickets[0] < '1' || !isField(name) || !isField(note) { // no sign and no leading zero
-			return nil, fmt.Errorf("%.100q is not an entry (address, stake, BPM)", line)
+			return nil, fmt.Errorf("%s is not an entry (address, stake, BPM)", console.Quote(line, 100))
 		}
 		if names[name] = true; len(names) == i {
-			return nil, fmt.Errorf("%.100q has two entries", name)
+			return nil, fmt.Errorf("%s has two entries", console.Quote(name, 100))
 		}
 		if d.add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
 			d.Slash(i)

@@ -2,6 +2,7 @@ package draw
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/big"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"proofofstake/internal/console"
 )
 
 func same(t *testing.T, what string, got, want any) {
@@ -90,9 +93,10 @@ func TestParse(t *testing.T) {
 	for _, bad := range []string{"", "alice", "alice 5", "alice 5 ", "alice  5 72", " 5 72", "alice 5 72 ", "alice 5 72 1",
 		"alice 0 72", "alice -5 72", "alice +5 72", "alice 05 72", "alice 5.0 72", "alice 0x5 72",
 		"alice 9223372036854775808 72", "al\nice 5 72", "alice 5 7\n2", "alice 5 72\n", "alice 5 72\r", "al\tice 5 72",
-		"al\u00efce 5 72", "alice 5 \x7f", "alice 5 \x00", "alice 5 " + strings.Repeat("7", 1<<20) + "\n"} {
+		"al\u00efce 5 72", "al\u202ece 5 72", "alice 5 \x7f", "alice 5 \x00",
+		"alice 5 " + strings.Repeat("7", 1<<20) + "\n"} {
 		_, err := Parse([]string{secret, a199, c700, "bob 1 1", bad})
-		same(t, "error", err, fmt.Sprintf("%.100q is not an entry (address, stake, BPM)", bad))
+		same(t, "error", err, console.Quote(bad, 100)+" is not an entry (address, stake, BPM)")
 	}
 	for _, bad := range [][]string{nil, {""}, {secret[1:], a199, None}, {secret + " ", a199, None}, {secret + "\nbob 1 1"},
 		{secret}, {secret, a199}, {secret, None, a199}, {secret, a199, "None"}, {secret, a199[1:], None},
@@ -368,7 +372,7 @@ d0                 1       0.1       0   -0.2   |
 
 z: wins minus expected wins, in standard deviations. In a fair lottery about 1
 validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3.
-Too few rounds to tell: it takes about 22.
+Too few rounds to tell about one validator: it takes about 21 more.
 `},
 	} {
 		f := play(newGame(c.kinds))
@@ -382,7 +386,8 @@ Too few rounds to tell: it takes about 22.
 	}
 }
 
-// TestShow shows 20 names. The legend counts all names with enough rounds to tell.
+// TestShow shows 20 names. The legend counts all names with enough rounds to tell. The others, taken together, neither
+// shrink the bars of the 20 nor get a z that is exaggerated, or too small because only one of them wins a round.
 func TestShow(t *testing.T) {
 	all := []tally{
 		{name: strings.Repeat("x", 64), rounds: 1_000_000, wins: 1_000_000, expected: 1_000_000}, // always alone
@@ -393,23 +398,54 @@ func TestShow(t *testing.T) {
 	}
 	all = append(all, tally{name: "unlucky", rounds: 1000, wins: 60, expected: 70, variance: 4}, // z -5.0
 		tally{name: "rare", rounds: 1000, wins: 60, expected: 70, variance: 3})
-	table := func(all []tally) string {
+	table := func(rounds int, all []tally) string {
 		var b strings.Builder
-		show(&b, 1_000_000, all)
+		show(&b, rounds, tally{}, all)
 		lines := strings.Split(b.String(), "\n")
 		return strings.Join(append(lines[3:5], lines[22:]...), "\n")
 	}
-	same(t, "26 validators", table(all), `xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
+	same(t, "of 26", table(1e6, all), `xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
 lucky        1000000       0.0      15 +474341.6  |
 v17             1000      90.0      97   +1.4  |
 6 others        6000     500.0     518   +1.7  |
 
+The bar of the others shows their average.
 z: wins minus expected wins, in standard deviations. In a fair lottery about 1
 validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3. Of the 23 with
 enough rounds to tell (deviation of 2 wins or more): 4 beyond 2, 1 beyond 3.
 `)
-	same(t, "21 validators", strings.Contains(table(all[:21]), "\n1 other "), true)
-	same(t, "no rival", strings.Contains(table(slices.Repeat(all[:1], 21)), "\nNothing to tell: no validator had a"), true)
+	same(t, "21 validators", strings.Contains(table(1e6, all[:21]), "\n1 other "), true)
+	equal := make([]tally, 30)
+	for i := range equal {
+		equal[i] = tally{name: fmt.Sprint("v", i), rounds: 45, wins: i % 4, expected: 1.5, variance: 1.45}
+	}
+	bars, _, _ := strings.Cut(table(45, equal), "\n\n")
+	same(t, "30 equal stakes", bars, `v0                45       1.5       0   -1.2                 |
+v1                45       1.5       1   -0.4  ==========     |
+v19               45       1.5       3   +1.2  ===============|==============
+10 others        450      15.0      13   -0.6  =============  |`)
+	alone := table(1e6, slices.Repeat(all[:1], 21))
+	same(t, "no rival", strings.Contains(alone, "\nNothing to tell: no validator had a"), true)
+}
+
+// In each draw, the stakes above the average count as one, unless they are too sure of winning to tell anything.
+func TestStakesAboveAverage(t *testing.T) {
+	for entries, want := range map[string]string{ // the first one wins 25 draws
+		"a 46 1,b 29 1,c 25 1,d 1 slashed": "Stakes above the average won 25 of 25 rounds: 11.5 expected, z +5.4.",
+		"a 20 1,b 60 1,c 20 1":             "Stakes above the average won 0 of 25 rounds: 15.0 expected, z -6.1.",
+		"a 30 1,b 30 1,c 40 1":             "Stakes above the average won 0 of 25 rounds: 10.0 expected, z -4.1.",
+		"a 40 1,b 40 1,c 9 1":              "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
+		"a 7 1,b 7 1,c 9 slashed":          "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
+	} {
+		d, _ := Parse(strings.Split(secret+","+a199+",none,"+entries, ","))
+		tallies, large := map[string]tally{}, tally{}
+		for range 25 {
+			count(tallies, &large, d, 0)
+		}
+		var b strings.Builder
+		show(&b, 25, large, slices.Collect(maps.Values(tallies)))
+		same(t, entries, b.String()[strings.LastIndex(strings.TrimSpace(b.String()), "\n")+1:], want+"\n")
+	}
 }
 
 // FuzzRecords checks that no file makes reading panic, and that a change of a file never goes unnoticed.

@@ -168,6 +168,18 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestSyncBeforeShowing starts a server on a chain that may not be on disk, as after a kill between write and sync. It
+// expects the server to sync the file before it writes anything, so a power cut cannot undo what somebody was shown.
+func TestSyncBeforeShowing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeChain(dir, 1)
+	s := server(t, dir, "").trace("-e", "trace=fsync,write", "-s", "0").launch().listens()
+	s.stop(os.Interrupt)
+	trace, _ := os.ReadFile(filepath.Join(dir, "strace.log"))
+	matches(t, string(trace), `^(\S+ +fsync.*\n)*\S+ +fsync\(\d+<.*/chain.jsonl>\) += 0\n`)
+}
+
 // TestStopWhileLoading interrupts a server that is reading a long chain. It tries more than once, because this test may
 // be too late to interrupt the server before it has read half of the chain.
 func TestStopWhileLoading(t *testing.T) {

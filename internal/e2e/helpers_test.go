@@ -35,7 +35,7 @@ const (
 	notSaved    = `\nblock (\d+) has been drawn but not saved yet; .*\n`
 	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
 	forged      = `you forged block \d+\n`
-	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n[0-9a-f]{64}\n(?:.+\n)+)`
+	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:[0-9a-f]{64}.*\n|none\n)+)`
 	helpText    = `\nType your pulse(?:.+\n)+`
 	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
 	goodbye     = `\ngoodbye\n`
@@ -120,17 +120,26 @@ func (c *testClient) types(text string) {
 // wait waits for text that matches pattern, after what earlier calls waited for. It returns the submatches.
 func (c *testClient) wait(pattern string) []string {
 	c.t.Helper()
+	match, err := c.waitOrEnd(pattern)
+	if match == nil {
+		c.t.Fatalf("waiting for %q: %v\n%s", pattern, err, c.text)
+	}
+	return match
+}
+
+// waitOrEnd is wait for output that may end before.
+func (c *testClient) waitOrEnd(pattern string) (match []string, err error) {
 	re, buf := regexp.MustCompile(pattern), make([]byte, 64<<10)
 	c.out.SetDeadline(time.Now().Add(timeout))
 	for {
 		if at := re.FindStringSubmatchIndex(c.text[c.seen:]); at != nil {
-			match := re.FindStringSubmatch(c.text[c.seen:])
+			match = re.FindStringSubmatch(c.text[c.seen:])
 			c.seen += at[1]
-			return match
+			return match, nil
 		}
 		n, err := c.out.Read(buf)
 		if c.text += string(buf[:n]); n == 0 {
-			c.t.Fatalf("waiting for %q: %v\n%s", pattern, err, c.text)
+			return nil, err
 		}
 	}
 }
@@ -187,6 +196,18 @@ func server(t testing.TB, dir, words string) *process {
 		}
 	}
 	return s
+}
+
+// trace makes p run under strace, which logs in strace.log, or skips the test if that does not work here.
+func (p *process) trace(options ...string) *process {
+	p.t.Helper()
+	if err := exec.Command("strace", "-o", "/dev/null", "true").Run(); err != nil {
+		p.t.Skip("strace: ", err) // apt-get install strace
+	}
+	p.Path, _ = exec.LookPath("strace")
+	args := strings.Fields("strace -D -f -y --quiet=all -e signal=none -A -o strace.log --seccomp-bpf")
+	p.Args = slices.Concat(args, options, p.Args)
+	return p
 }
 
 // start starts a server in dir and waits until it listens.

@@ -28,6 +28,7 @@ import (
 var (
 	soakTime = flag.Duration("soak", 3*time.Second, "how long TestSoak runs")
 	soakSeed = flag.Uint64("seed", 0, "random seed of TestSoak; 0 uses the clock")
+	faults   = flag.Bool("faults", false, "whether TestSoak injects faults into system calls, with strace")
 )
 
 // scripts are what clients type: first, and then after each announcement (see react).
@@ -54,8 +55,9 @@ type soak struct {
 	lastDraw     string          // the hash of the last draw in the draws file, or "none"
 	lastSeal     string          // how verify ends if it is right about that draw
 	lost         []string        // lines in the draws file of draws that were not announced
-	killed       bool
-	seal         string // that the server printed at its start
+	starts       int             // with faults
+	killed       bool            // or, with faults, perhaps unable to save its last block
+	seal         string          // that the server printed at its start
 	clients      []*soakClient
 	blocks       [][]string      // of the chain file, as submatches of blockLine
 	records      map[int]*record // that the server added, by index
@@ -96,7 +98,8 @@ var (
 )
 
 // TestSoak kills or stops servers at random moments, and tears the files between. After each server it compares the
-// files with what the clients received. The checks share no code with the server.
+// files with what the clients received. The checks share no code with the server. With -faults, system calls on the
+// files fail, wait or kill the server, which may then refuse to start, or not save its last block.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	seed := cmp.Or(*soakSeed, uint64(time.Now().UnixNano()))
@@ -113,17 +116,54 @@ func TestSoak(t *testing.T) {
 	for n := 0; !t.Failed() && (n < 2 || time.Now().Before(end)); n++ {
 		s.killed = n%2 == 1
 		s.tear()
-		s.run()
+		s.run(*faults)
 		s.checkFiles()
 		s.checkClients()
 	}
 	expect(t, len(s.blocks) > 1, "no block was forged")
-	t.Logf("seed %d: %d blocks", seed, len(s.blocks))
+	trace, _ := os.ReadFile(s.dir + "/strace.log")
+	injected := regexp.MustCompile(`(INJECTED|DELAYED)\)\n|= \?\n`).FindAll(trace, -1)
+	t.Logf("seed %d: %d blocks, %d starts with %d faults", seed, len(s.blocks), s.starts, len(injected))
 }
 
-// run runs a server with some more clients than it has room for, and ends it.
-func (s *soak) run() {
-	p := start(s.t, s.dir, "ROUND=20ms BROADCAST=50ms BROADCAST_BLOCKS=4 MAX_CLIENTS=20")
+// faults returns options of strace for up to three random faults in what a server does with its files.
+func (s *soak) faults() []string {
+	args := []string{"-e", "trace=openat,flock,pwrite64,fsync,ftruncate", "-P", "."}
+	for _, name := range []string{"chain.jsonl", "draws.jsonl"} {
+		args = append(args, "-P", name, "-P", filepath.Join(s.dir, name))
+	}
+	for range 1 + s.r.IntN(3) {
+		call := strings.Fields("openat flock ftruncate pwrite64 pwrite64 fsync fsync fsync")[s.r.IntN(8)]
+		fault := strings.Fields("error=ENOSPC error=EIO error=EINTR signal=SIGKILL delay_enter= delay_exit=")[s.r.IntN(6)]
+		if strings.HasPrefix(fault, "delay") {
+			fault += strconv.Itoa(1 << s.r.IntN(22)) // in microseconds, so up to 2 s
+		}
+		when := strconv.Itoa(1 + s.r.IntN(1<<s.r.IntN(5))) // counts the calls of each thread
+		if fault != "error=EINTR" && s.r.IntN(2) == 0 {    // Go retries EINTR immediately and forever
+			when += "+" + strconv.Itoa(1+s.r.IntN(5))
+		}
+		args = append(args, "-e", "inject="+call+":"+fault+":when="+when)
+	}
+	return args
+}
+
+// run runs a server with some more clients than it has room for, and ends it. If a fault prevents the start, it starts
+// another server, without faults.
+func (s *soak) run(faults bool) {
+	p := server(s.t, s.dir, "ROUND=20ms BROADCAST=10ms BROADCAST_BLOCKS=4 MAX_CLIENTS=20")
+	lifetime := 100 + s.r.IntN(800)
+	if faults {
+		s.starts++
+		p.trace(s.faults()...)
+		lifetime *= 1 + s.r.IntN(3) // time to retry
+		s.t.Log("start", s.starts, p.Args)
+	}
+	if started, _ := p.launch().waitOrEnd(sealed); started == nil && faults {
+		matches(s.t, p.result(), `(?s)^(-1 |1 .*(chain|draws)\.jsonl)`)
+		s.run(false)
+		return
+	}
+	p.listens()
 	ctx, stop := context.WithCancel(s.t.Context())
 	defer stop()
 	var mu sync.Mutex // guards s.clients
@@ -140,7 +180,7 @@ func (s *soak) run() {
 				<-time.After(time.Duration(r.IntN(60)) * time.Millisecond)
 				conn, err := net.DialTimeout("tcp", p.addr, timeout)
 				if err != nil {
-					expect(s.t, ctx.Err() != nil, "%v", err)
+					expect(s.t, ctx.Err() != nil || faults, "%v", err)
 					return
 				}
 				conn.SetDeadline(time.Now().Add(timeout))
@@ -156,18 +196,19 @@ func (s *soak) run() {
 			}
 		})
 	}
-	<-time.After(time.Duration(100+s.r.IntN(800)) * time.Millisecond)
+	<-time.After(time.Duration(lifetime) * time.Millisecond)
 	signal := []os.Signal{os.Interrupt, syscall.SIGTERM}[s.r.IntN(2)]
 	if s.killed {
 		signal = os.Kill
 	}
+	s.killed = s.killed || faults
 	stop()
 	p.Process.Signal(signal)
 	all.Wait()
 	matches(s.t, p.result(), map[bool]string{false: "^0 ", true: "^(0|-1) "}[s.killed])
 	warnings := regexp.MustCompile("(?m)^.*(partial last line|missing newline|full|room again|more than a second).*\n")
 	unexpected := warnings.ReplaceAllString(p.stderr.text, "")
-	expect(s.t, unexpected == "", "unexpected in the log: %s", unexpected)
+	expect(s.t, unexpected == "" || faults, "unexpected in the log: %s", unexpected)
 	s.seal = regexp.MustCompile(sealed).FindStringSubmatch(p.text)[2]
 }
 
@@ -185,10 +226,10 @@ func (s *soak) watch(conn net.Conn) {
 
 // tear does to the files what may happen while no server runs: a partial last line, no last newline, no draws file.
 func (s *soak) tear() {
-	const part = `{"Index":0,"Times`
+	const part, record = `{"Index":0,"Times`, `{"Index":12,"Blo`
 	chain := []string{s.chain, s.chain + part, strings.TrimSuffix(s.chain, "\n")}[s.r.IntN(3)]
 	os.WriteFile(s.dir+"/chain.jsonl", []byte(chain), 0o644)
-	os.WriteFile(s.dir+"/draws.jsonl", []byte(s.draws+part[:s.r.IntN(len(part))]), 0o644)
+	os.WriteFile(s.dir+"/draws.jsonl", []byte(s.draws+record[:s.r.IntN(len(record))]), 0o644)
 	if s.r.IntN(3) == 0 {
 		os.Remove(s.dir + "/draws.jsonl")
 		s.draws, s.lastDraw, s.lastSeal, s.lost = "", "none", "", nil
@@ -350,8 +391,8 @@ func (s *soak) checkClient(c *soakClient) error {
 		announced = index
 	}
 	for _, m := range find(drawLines) {
-		index, _ := strconv.Atoi(m[1])
-		if d := s.records[index]; d != nil && !strings.HasPrefix(m[3], strings.Join(d.lines, "\n")+"\n") {
+		lines := strings.ReplaceAll(strings.TrimSpace(m[3]), "\n", `","`)
+		if ok, _ := regexp.MatchString(`"Index":`+m[1]+`,"Block":".{64}","Lines":\["`+lines+`"]`, s.draws); !ok {
 			return fmt.Errorf("not the lines of that draw: %q", m[0])
 		}
 	}

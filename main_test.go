@@ -1177,6 +1177,9 @@ func TestChainFileErrors(t *testing.T) {
 	has(t, verified(s), s.ChainFile+": ignoring a partial last line\n", "ok: 1 block, ")
 	write(s.ChainFile, "{")
 	has(t, verified(s), isError+s.ChainFile+": no genesis block")
+	genesis.Timestamp = "2099-12-31T23:59:59.999999999Z"
+	write(s.ChainFile, line(genesis))
+	has(t, restarted(s), isLogged+s.ChainFile+": block 0 is from "+genesis.Timestamp+"; check the clock\n")
 	s.ChainFile += ".none"
 	has(t, verified(s), isError)
 }

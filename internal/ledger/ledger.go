@@ -235,7 +235,7 @@ func (l *Ledger) endLine(file *linefile.File, name string, lacksNewline, neverAn
 	if err != nil || len(partial) == 0 {
 		return err
 	}
-	remark := "a crash while saving leaves such a line"
+	remark := "a crash while saving leaves such a line; if an edit did, put both files back"
 	if neverAnnounced {
 		remark = "it was never announced"
 	}

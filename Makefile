@@ -3,12 +3,14 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 NATS_SERVER = github.com/nats-io/nats-server/v2@v2.15.2
+# The oldest Go that go.mod allows, and the newest.
+VERSIONS = go1.25.0 go1.27.4
 SOAK = 60s
 SEED = 0
 FAULTS = 0
 COUNT = 6
 
-.PHONY: run build test check fuzz vuln bench soak picture
+.PHONY: run build test check fuzz versions wine qemu vuln bench soak picture
 
 run:
 	go run .
@@ -25,10 +27,10 @@ check:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt-ed: $$unformatted"; exit 1; fi
 	go mod tidy -diff
 	go vet ./...
-	GOOS=darwin go vet ./...
-	GOOS=darwin go build ./...
-	GOOS=windows go vet ./...
-	GOOS=windows go build ./...
+	for version in $(VERSIONS); do GOTOOLCHAIN=$$version go vet ./... || exit; done
+	for os in darwin windows; do GOOS=$$os go vet ./... && GOOS=$$os go build ./... || exit; done
+	for os in freebsd openbsd netbsd dragonfly illumos; do GOOS=$$os go build ./... || exit; done
+	GOOS=android GOARCH=arm64 go build ./...
 	go run $(STATICCHECK) ./...
 	go test -race -count=1 ./...
 	$(MAKE) fuzz
@@ -40,6 +42,20 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzReplay -fuzztime 5000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz Fuzz -fuzztime 70000x -fuzzminimizetime 1s ./internal/lineconn
 	go test -run '^$$' -fuzz Fuzz -fuzztime 100000x -fuzzminimizetime 1s ./internal/draw
+
+# Tests with other versions of Go, which are downloaded.
+versions:
+	for version in $(VERSIONS); do GOTOOLCHAIN=$$version go test -count=1 ./... || exit; done
+
+# Tests on Windows, as far as wine is Windows, and plays there. Needs wine64, gcc-mingw-w64-x86-64 and netcat-openbsd.
+wine:
+	internal/e2e/wine.sh
+
+# Tests on other processors: 386 without an emulator, and two with qemu-user, of which s390x is big-endian.
+qemu:
+	GOARCH=386 go test -count=1 $$(go list ./... | grep -v e2e)
+	GOARCH=arm64 go test -count=1 -exec qemu-aarch64 $$(go list ./... | grep -v e2e)
+	GOARCH=s390x go test -count=1 -exec qemu-s390x $$(go list ./... | grep -v e2e)
 
 # Needs the network, to ask the database of known vulnerabilities.
 vuln:

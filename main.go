@@ -177,7 +177,7 @@ func parseStake(typed string, err error, limit int64) (int64, error) {
 // that run calls right away (see do).
 type network struct {
 	settings.Settings
-	console io.Writer            // shows what the tutorial shows; its Write must not block
+	console io.Writer            // shows the game; its Write must not block
 	log     *log.Logger          // for warnings and errors; must not block
 	ledger  *ledger.Ledger       // saves blocks and how they were drawn, so that run never waits for a disk
 	writers *lineconn.WriterPool // sends what clients get, so that run never waits for a client
@@ -196,11 +196,11 @@ type network struct {
 	roster       *console.Roster  // shows the changes of validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // fires when proposals may wait no longer for pending; nil if they need not
+	saveTimer    <-chan time.Time // fires when proposals must stop waiting for pending; nil if none wait
 }
 
-// client is one connection. Its handler calls ReadLine and Close, and reads address only after do has returned. All
-// other fields are owned by run.
+// client is one connection. Its fields are owned by run. Its handler calls ReadLine and Close, and reads address, which
+// changes only while the handler waits for do.
 type client struct {
 	*lineconn.Conn
 	from       netip.Prefix // its network address; zero if it is exempt from MaxPerAddress
@@ -221,7 +221,7 @@ type proposal struct {
 type round struct {
 	*draw.Draw
 	proposals []*proposal
-	from      map[netip.Prefix]int // the number of proposals from each network address
+	countFrom map[netip.Prefix]int // the number of proposals from each network address
 	deadline  time.Time
 	timer     <-chan time.Time // fires at the deadline
 }
@@ -230,7 +230,7 @@ type round struct {
 func (r *round) addProposal(p *proposal, stake int64) (first, last *big.Int) {
 	p.client.proposal, p.entry = p, len(r.proposals)
 	r.proposals = append(r.proposals, p)
-	r.from[p.client.from]++
+	r.countFrom[p.client.from]++
 	return r.Add(draw.Entry{Name: p.client.address, Tickets: stake, Note: strconv.Itoa(p.bpm)})
 }
 
@@ -242,7 +242,7 @@ type pendingBlock struct {
 }
 
 // newNetwork loads the chain from the chain file, or starts a new chain with a genesis block. It fails if a file is in
-// use or cannot be written, if the chain is invalid, or if ctx is canceled while the chain is being read.
+// use, invalid or not writable, if the draws are of another chain, or if ctx is canceled while it reads the chain.
 func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logger *log.Logger) (*network, error) {
 	files, err := ledger.Open(s.ChainFile, s.DrawsFile, logger)
 	if err != nil {
@@ -270,8 +270,8 @@ func (n *network) close() {
 	n.writers.Close()
 }
 
-// load reads the chain file, or saves a new genesis block. Then it shows the genesis block on the console and opens
-// the first round.
+// load reads the chain file, or saves a new genesis block. Then it shows the genesis block on the console, prepares the
+// answer to the command draw, and opens the first round.
 func (n *network) load(ctx context.Context) error {
 	var genesis Block
 	last, err := n.ledger.Load(ctx, func(line []byte) (hash string, err error) {
@@ -304,7 +304,7 @@ func (n *network) load(ctx context.Context) error {
 	if last.IsAnnounced {
 		n.lastDraw = drawNotice(last.Index, last.Outcome)
 	} else if last.Index > 0 {
-		n.lastDraw = lineconn.NewNotice(fmt.Appendf(nil, "\nthe last draw, of block %d, was never announced\n", last.Index))
+		n.lastDraw = lineconn.NewNotice(fmt.Appendf(nil, "\nblock %d was drawn last, but is not in the chain\n", last.Index))
 	}
 	n.openRound(draw.New(n.head.Hash, last.Outcome.Hash))
 	return nil
@@ -332,7 +332,7 @@ func (n *network) do(f func()) bool {
 	}
 }
 
-// Only run calls the methods from here to the handler.
+// Only run calls the methods from here to the handler, and those that answer a command.
 
 // addClient adds a client that has connected, and asks for its stake.
 func (n *network) addClient(c *client) {
@@ -360,7 +360,7 @@ func (n *network) removeClient(c *client) {
 
 // addValidator makes c a validator, at a new address that nobody can guess.
 func (n *network) addValidator(c *client, stake int64) {
-	c.address = calculateHash(rand.Text()) // of 130 random bits
+	c.address = calculateHash(rand.Text()) // rand.Text has 130 random bits
 	n.validators[c.address] = stake
 	n.roster.Join(c.address)
 	c.SetPrompt(bpmPrompt)
@@ -388,7 +388,7 @@ func (n *network) propose(p *proposal) {
 		c.Tell("%s", n.notSaved())
 	case c.proposal != nil:
 		c.Tell("\nyou already proposed block %d, with BPM %d; the next round opens in %s\n", index, c.proposal.bpm, left)
-	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.from[c.from] >= n.MaxPerAddress:
+	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.countFrom[c.from] >= n.MaxPerAddress:
 		c.Tell("\nthis round is full; the next one opens in %s\n", left)
 	default:
 		first, last := n.round.addProposal(p, n.validators[c.address])
@@ -403,7 +403,7 @@ func (n *network) propose(p *proposal) {
 	}
 }
 
-// notSaved returns the message for clients who propose or ask about the round while the last block is not saved yet.
+// notSaved returns the message for clients who propose or ask about the round while the pending block is not saved yet.
 func (n *network) notSaved() string {
 	return fmt.Sprintf("\nblock %d has been drawn but not saved yet; try again later\n", n.pending.Index)
 }
@@ -411,8 +411,8 @@ func (n *network) notSaved() string {
 // timeLeft returns how much longer the open round lasts, in words.
 func (n *network) timeLeft() string { return console.Duration(time.Until(n.round.deadline)) }
 
-// slash takes the stake of a validator for typing something that is not a BPM: the quoted text typed, for the reason
-// err. The proposal of the validator in the open round is void. A draw that has been made stays as it is.
+// slash takes the stake of a validator because what it typed, which is quoted already, is not a BPM; err says why. Its
+// proposal is void if its round is still open.
 func (n *network) slash(c *client, typed string, err error) {
 	if c.proposal != nil && n.pending == nil {
 		n.round.Slash(c.proposal.entry)
@@ -472,11 +472,11 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 type command struct {
 	name       string // in lower case; empty for an empty line
 	needsStake bool
-	run        func(n *network, c *client) // is called by run
+	answer     func(n *network, c *client) // is called by run
 	help       string                      // what the help says about it; empty if the help does not list it
 }
 
-// commands returns all commands. If several share a name, the first one that the client may use runs.
+// commands returns all commands. If several share a name, the first one that the client may use counts.
 func commands() []command {
 	showDraw := func(n *network, c *client) { c.Show(n.lastDraw) }
 	quit := func(_ *network, c *client) { c.End("\ngoodbye\n") }
@@ -496,7 +496,7 @@ func commands() []command {
 func (n *network) handleCommand(c *client, typed string, err error) bool {
 	for _, cmd := range n.commands {
 		if err == nil && strings.EqualFold(typed, cmd.name) && (c.address != "" || !cmd.needsStake) {
-			n.do(func() { cmd.run(n, c) })
+			n.do(func() { cmd.answer(n, c) })
 			return true
 		}
 	}
@@ -630,7 +630,7 @@ func (n *network) openRound(d *draw.Draw) {
 		deadline = now.Add(n.Round)
 	}
 	timer := time.After(time.Until(deadline))
-	n.round = &round{Draw: d, from: map[netip.Prefix]int{}, deadline: deadline, timer: timer}
+	n.round = &round{Draw: d, countFrom: map[netip.Prefix]int{}, deadline: deadline, timer: timer}
 	n.pending, n.saveTimer = nil, nil
 	for _, p := range previous.proposals {
 		if c := p.client; c != nil {
@@ -682,6 +682,15 @@ func (n *network) announce() {
 	n.openRound(p.next)
 }
 
+// report shows text on the console, after the changes of validators that may have affected it. If rounds are shorter
+// than a second, it leaves these to the roster, which then reports less often.
+func (n *network) report(text string) {
+	if n.Round >= time.Second {
+		n.roster.Show(n.console, n.log, n.validators)
+	}
+	io.WriteString(n.console, text)
+}
+
 // stop draws the open round immediately and announces its block, if it can be saved in time. Then it disconnects
 // all clients. While a block is pending, no round is open, and stop waits for that block instead.
 func (n *network) stop() {
@@ -711,15 +720,6 @@ const (
 func announcement(p *pendingBlock, secret string) string {
 	return fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v\ndraw %d secret: %s\n",
 		p.Validator, p.Index, p.BPM, p.Outcome, p.Index, secret)
-}
-
-// report shows text on the console, after the changes of validators that may have affected it. If rounds are shorter
-// than a second, it leaves these to the roster, which then reports less often.
-func (n *network) report(text string) {
-	if n.Round >= time.Second {
-		n.roster.Show(n.console, n.log, n.validators)
-	}
-	io.WriteString(n.console, text)
 }
 
 // blockReport returns what the console shows of a block. It counts eligible proposals only.
@@ -819,7 +819,7 @@ func runServer() error {
 	return nil
 }
 
-// Timeouts. Those of the shutdown stay below 5 s together.
+// Timeouts. A shutdown takes less than 5 s: shutdownTimeout includes lastSaveTimeout.
 const (
 	saveTimeout     = time.Second            // how long proposals wait for the pending block
 	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it

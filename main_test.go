@@ -1207,7 +1207,7 @@ func TestDrawsFile(t *testing.T) {
 	write(s.ChainFile, chain[:3]...) // the last one was never announced
 	want("\nok: 2 draws; 1 draw not announced (line 3)\n", lines...)
 	inVirtualTime(t, s, func(n *testNetwork) {
-		has(t, n.connect().send("draw\n"), "\nthe last draw, of block 3, was never announced\n")
+		has(t, n.connect().send("draw\n"), "\nblock 3 was drawn last, but is not in the chain\n")
 		n.join("alice", 5).propose(validBPM)
 		time.Sleep(s.Round)
 	})

@@ -62,10 +62,10 @@ type Group struct {
 	members []*Conn // in the order in which their broadcasts are due
 }
 
-// NewGroup returns a group whose members get a broadcast once in every interval, from when they are added.
+// NewGroup returns a group whose members get a broadcast once per interval, counted from Add.
 func NewGroup(every time.Duration) *Group { return &Group{Due: time.NewTimer(every), every: every} }
 
-// SetPrompt makes prompt follow everything that is sent to c from now on.
+// SetPrompt makes prompt follow each Tell and each notice from now on.
 func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
 
 // Add makes c a member.
@@ -129,8 +129,8 @@ func (g *Group) EndAll(text string) {
 	g.members = nil
 }
 
-// Feed holds the newest texts of a growing sequence. Its snapshot is a notice that shows them. Only the newest snapshot
-// is ever pending for a peer. Stored bytes are never changed or moved, so that snapshots share them: however long the
+// Feed holds the newest texts of a growing sequence. Its snapshot is a notice that shows them. At most one snapshot
+// waits in a peer's queue. Stored bytes are never changed or moved, so that snapshots share them: however long the
 // sequence and however many peers are slow, the texts are in memory only once. A Feed has one owner.
 type Feed struct {
 	open, end string

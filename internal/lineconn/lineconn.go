@@ -6,12 +6,12 @@
 // reader) and a few hundred bytes. If the kernel does not accept a write immediately, a temporary goroutine finishes
 // it. So a stalled peer delays no other peer.
 //
-// A peer that accepts some output every 10 s is slow, but not stalled, and stays connected. Before Linux 6.15 this
-// promise is weaker: there the kernel disconnects a peer whose receive buffer stays almost full for 50 s.
+// A peer that accepts some output every 10 s is slow, but not stalled, and stays connected unless more than MaxPending
+// is pending. Before Linux 6.15, the kernel also disconnects a peer whose receive buffer stays almost full for 50 s.
 //
-// Everything works best on Linux. Elsewhere each message takes a goroutine while it is written, a peer must accept some
-// kilobytes to count as slow (on Windows, 16 KiB every 30 s), and the system decides how much input it holds for a peer
-// and how soon it notices one that has vanished with output pending.
+// Everything works best on Linux. Elsewhere each message takes a goroutine while it is written, and a peer must accept
+// some kilobytes to count as slow (on Windows, 16 KiB every 30 s). The system decides how much input it buffers, and how
+// soon it notices a vanished peer.
 package lineconn
 
 import (
@@ -31,8 +31,8 @@ import (
 
 const (
 	// MaxPending is the limit of pending messages in bytes. A peer that exceeds it is disconnected. A message counts as
-	// its text plus messageCost, even if peers share it, since each may be the last that has it. Only a snapshot does
-	// not count, because its texts are in memory anyway.
+	// its text plus messageCost, even if peers share it, because each may be the last that has it. Only a snapshot
+	// does not count: its texts are in memory anyway.
 	MaxPending = 256 << 10
 
 	messageCost = 128      // bytes, about what a message takes besides its text
@@ -41,7 +41,7 @@ const (
 	batchSize   = 64       // connections that a writer takes at a time; few, so that all writers finish together
 )
 
-// ErrStalled is the error of a connection whose peer did not accept what was sent to it.
+// ErrStalled is the error of a connection whose peer accepted too little of what was sent to it.
 var ErrStalled = errors.New("the client stopped reading")
 var errEnded = errors.New("the conversation has ended")
 

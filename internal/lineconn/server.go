@@ -27,7 +27,7 @@ type Listener interface {
 }
 
 // Server accepts connections. Like net/http, it survives errors of Accept. It limits the number of connections, in all
-// and from one network address: an IPv4 address, or the /64 of an IPv6 address, all of which usually has one owner.
+// and from one network address: an IPv4 address or an IPv6 /64, which usually has one owner.
 type Server struct {
 	// Handle serves a connection from a network address, and closes it. The address is the zero Prefix if it is exempt
 	// from MaxPerAddress: for loopback, and for connections without an IP address.

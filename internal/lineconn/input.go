@@ -22,9 +22,10 @@ var ErrTooLong = fmt.Errorf("the line is too long (at most %d bytes)", MaxLine)
 
 // ReadLine returns the next line as it was typed: without erased characters, escape sequences and telnet commands, and
 // without what is blank at its ends. Before it reads, it waits until everything sent to the peer is written. So a peer
-// must read to be read from. The last line of the input may lack its end; after it, the error is io.EOF. Once a line has more than MaxLine bytes, ReadLine returns the first MaxLine with ErrTooLong
-// and discards the rest, in which erasing has no effect. A peer that sends more than a person types or pastes is slowed
-// down. After End, and on a failed connection, the error is not io.EOF.
+// must read to be read from. The last line of the input may lack its end; after it, the error is io.EOF. Once a line
+// has more than MaxLine bytes, ReadLine returns the first MaxLine with ErrTooLong and discards the rest, in which
+// erasing has no effect. A peer that sends more than a person types or pastes is slowed down. After End, and on a
+// failed connection, the error is not io.EOF.
 func (c *Conn) ReadLine() (string, error) {
 	c.Flush()
 	line, complete := c.scan(nil)

@@ -54,9 +54,11 @@ has bob 'slashed: "abc"'
 has alice 'winning validator'
 # Another server, and an editor.
 wine server.exe &>second && exit 1
-has second '^ADDR=.*[^.]; another server may be running'
+has second '^ADDR=.*; another server may be running'
 ADDR=127.0.0.1:9322 wine server.exe &>second && exit 1
 has second 'CHAIN_FILE=.*already in use by a server'
+ADDR=127.0.0.1:9322 CHAIN_FILE=no/folder wine server.exe &>second && exit 1
+has second '[^.]; choose a file'
 wine cmd /c 'echo x>> chain.jsonl' &>edit || true
 wine server.exe verify >verified
 has verified '^ok: [23] blocks'

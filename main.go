@@ -788,7 +788,7 @@ func main() {
 		os.Exit(2)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, strings.ReplaceAll(err.Error(), ".; ", "; ")) // Windows ends its errors with a period
 		os.Exit(1)
 	}
 }

@@ -72,8 +72,9 @@ func (c *Writer) Close(timeout time.Duration) {
 	}
 }
 
-// Context returns a context that is canceled by SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the window was closed). Under
-// nohup, SIGHUP is ignored. A second signal ends the process immediately. A closed console does not end it.
+// Context returns a context that is canceled by SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the window was closed; on Windows
+// that is SIGTERM). Under nohup, SIGHUP is ignored. A second signal ends the process immediately. A closed console does
+// not end it.
 func Context() context.Context {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 	if signal.Ignored(syscall.SIGHUP) {

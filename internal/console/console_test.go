@@ -189,7 +189,8 @@ func TestProgress(t *testing.T) {
 		}
 		p := NewProgress(file, "loading", 200)
 		check(t, "to a file", fmt.Sprint(p.w == io.Discard, work(p, 3)), "true")
-		for seconds, want := range []string{"", "\rloading: 25%\r\x1b[K", "\rloading: 25%\rloading: 50%\r\x1b[K"} {
+		gone := "\r" + strings.Repeat(" ", len("loading: 50%")) + "\r"
+		for seconds, want := range []string{"", "\rloading: 25%" + gone, "\rloading: 25%\rloading: 50%" + gone} {
 			p := NewProgress(file, "loading", 200)
 			p.w = &out
 			out.Reset()

@@ -16,7 +16,7 @@ type Progress struct {
 	title       string
 	done, total int64
 	next        time.Time // when to show it next
-	isShown     bool
+	shown       int       // bytes of the line, or 0 if there is none
 }
 
 // NewProgress returns the Progress of a task of this size, such as the bytes of a file. It is shown on file if that is
@@ -33,14 +33,15 @@ func NewProgress(file *os.File, title string, total int64) *Progress {
 func (p *Progress) Add(n int) {
 	p.done += int64(n)
 	if now := time.Now(); !now.Before(p.next) {
-		p.next, p.isShown = now.Add(progressInterval), true
-		fmt.Fprintf(p.w, "\r%s: %d%%", p.title, min(100, 100*p.done/p.total))
+		p.next = now.Add(progressInterval)
+		p.shown, _ = fmt.Fprintf(p.w, "\r%s: %d%%", p.title, min(100, 100*p.done/p.total))
 	}
 }
 
-// Done removes the line. Nothing must be added afterwards.
+// Done removes the line, with spaces: a console of Windows may not know escape sequences. Nothing must be added
+// afterwards.
 func (p *Progress) Done() {
-	if p.isShown {
-		fmt.Fprint(p.w, "\r\x1b[K")
+	if p.shown > 0 {
+		fmt.Fprintf(p.w, "\r%*s\r", p.shown-len("\r"), "")
 	}
 }

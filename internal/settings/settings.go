@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -234,9 +235,11 @@ func (r *reader) addr(name string) string {
 }
 
 // file reads the name of a file, or an empty value. It rejects "# in memory", which is what godotenv makes of a comment
-// that follows an empty value.
+// that follows an empty value, and C:a.jsonl, which is what it makes of "C:\a.jsonl" in double quotes.
 func (r *reader) file(name string) string {
 	value := valueOf(name)
+	isPath := filepath.VolumeName(value) == "" || filepath.IsAbs(value)
+	r.check(name, isPath, `a path such as C:\a.jsonl, in .env without double quotes`)
 	r.check(name, !strings.ContainsFunc(value, unicode.IsControl), "a name without control characters, such as a.jsonl")
 	r.check(name, !strings.HasPrefix(value, "#"), "a name, or the comment on its own line")
 	r.check(name, !strings.HasPrefix(value, " "), "a name without a space before it, such as a.jsonl")
@@ -252,7 +255,8 @@ func isSameFile(a, b string) bool {
 		aInfo, aName = place(a)
 		bInfo, bName = place(b)
 	}
-	return os.SameFile(aInfo, bInfo) && aName == bName
+	ignoresCase := runtime.GOOS == "windows" || runtime.GOOS == "darwin" // as a rule
+	return os.SameFile(aInfo, bInfo) && (aName == bName || ignoresCase && strings.EqualFold(aName, bName))
 }
 
 // place returns the directory and the name of the file that opening a name creates. A symbolic link is followed.

@@ -194,7 +194,7 @@ func play(game string) files {
 		if round[0] != '-' {
 			f.records = append(f.records, string(NewRecord(index, b.hash, o, next))+"\n")
 			f.hashes = append(f.hashes, o.Hash)
-			f.seals = append(f.seals, fmt.Sprintf("if you noted this seal, all blocks and draws before draw %d are genuine:\n"+
+			f.seals = append(f.seals, fmt.Sprintf("if you noted this seal, no block or draw before draw %d has changed since:\n"+
 				"draw %[1]d seal: %s\n", index, hash(secret+"\n"+prevBlock+"\n"+prevDraw+"\n")))
 			prevDraw = o.Hash
 		}

@@ -3,6 +3,7 @@ package draw
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -72,6 +73,9 @@ const (
 // Fairness shows on w whether wins follow tickets in a draws file. The table has 80 columns. Only announced draws
 // count. The chain file tells whether the last draw was announced. Without it, or with another chain, the draw counts.
 func Fairness(w io.Writer, drawsName, chainName string) error {
+	if drawsName == "" {
+		return errors.New("nothing to count: DRAWS_FILE is empty, so no draws are saved; name a file")
+	}
 	if _, err := os.Stat(chainName); err != nil {
 		chainName = os.DevNull
 	}

@@ -139,7 +139,7 @@ func (r *Records) CheckBlock(index int, hash, winner, note string) {
 		if r.published = cmp.Or(r.published, d.Draw.Seal()); r.published != d.Draw.Seal() {
 			r.newSeals = append(r.newSeals, strconv.Itoa(r.lines.Number()))
 		}
-		r.opened = fmt.Sprintf("if you noted this seal, all blocks and draws before draw %d are genuine:\n%s",
+		r.opened = fmt.Sprintf("if you noted this seal, no block or draw before draw %d has changed since:\n%s",
 			d.Index, d.Draw.SealLine(d.Index))
 	}
 	r.head, r.index, r.published = hash, index, published

@@ -138,6 +138,7 @@ func TestCommands(t *testing.T) {
 		"BROADCAST=1h ADDR=" + s.addr: `ADDR="` + s.addr + `": .*address already in use`,
 		"BROADCAST=1h CHAIN_FILE=chain DRAWS_FILE=": "chain: line 2: wrong hash",
 		"CHAIN_FILE= verify":                        "CHAIN_FILE",
+		"DRAWS_FILE= fairness":                      "nothing to count: DRAWS_FILE is empty",
 		"CHAIN_FILE=none verify":                    "none: no such file",
 		"DRAWS_FILE=none fairness":                  "none: no such file",
 		"verify chain":                              "draws not checked: .*\nchain: line 2: wrong hash",

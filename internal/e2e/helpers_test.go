@@ -46,7 +46,7 @@ const (
 	okChain     = `ok: (\d+) blocks?, head [0-9a-f]{64}\n`
 	okDraws     = `ok: \d+ draws?(?:; 1 draw not announced .*)?`
 	noRecord    = `; %d blocks? .*record(?:.*; the file continues from draw\n  [0-9a-f]{64})?`
-	lastSeal    = `\n(?:if you noted this seal, all blocks and draws before draw \d+ are genuine:\n` + sealed + `)?`
+	lastSeal    = `\n(?:if you noted this seal, no block or draw before draw \d+ has changed since:\n` + sealed + `)?`
 )
 
 // notABPM is what a validator types to be slashed.

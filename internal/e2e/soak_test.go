@@ -323,7 +323,7 @@ func (s *soak) checkRecord(line string, number int) error {
 		return fmt.Errorf("the chain does not have this block of %v", d.winner)
 	}
 	s.records[index], s.seals[index+1], s.secrets[secret], s.lastDraw = d, d.nextSeal, true, hash
-	s.lastSeal = fmt.Sprintf("if you noted this seal, all blocks and draws before draw %d are genuine:\n"+
+	s.lastSeal = fmt.Sprintf("if you noted this seal, no block or draw before draw %d has changed since:\n"+
 		"draw %[1]d seal: %s\n", index, s.seals[index])
 	return nil
 }

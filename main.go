@@ -768,7 +768,7 @@ const usage = `usage: proofofstake                          run the server
 
 func main() {
 	args := os.Args[1:]
-	if len(args) > 0 && slices.Contains([]string{"-h", "-help", "--help", "help"}, args[0]) {
+	if len(args) > 0 && slices.Contains([]string{"-h", "-help", "--help", "help"}, args[len(args)-1]) {
 		fmt.Print(usage, settings.Usage())
 		return
 	}

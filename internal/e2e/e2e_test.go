@@ -158,7 +158,7 @@ func TestCommands(t *testing.T) {
 	for _, words := range []string{"start", "verify a b c", "fairness a b"} {
 		matches(t, run(t, dir, words), `^2 cannot run "`+words+`"\nusage:`)
 	}
-	for _, words := range []string{"-h", "--help", "help"} {
+	for _, words := range []string{"-h", "--help", "help", "verify -h"} {
 		help := server(t, dir, words).launch()
 		matches(t, help.result(), "^0 usage:(?s:.*) ROUND=30s ")
 		expect(t, help.stderr.text == "", "on stderr: %s", help.stderr.text)

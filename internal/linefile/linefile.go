@@ -120,11 +120,10 @@ func completeLines(r io.ReaderAt, size int64) (int64, error) {
 	return 0, nil
 }
 
-// Scanner returns a Scanner that reads the file from its first line to its partial line, as [NewScanner] does.
+// Scanner returns a Scanner of the complete lines.
 func (f *File) Scanner(maxLine int) *Scanner {
 	f.content = content{}
-	lines := io.TeeReader(io.NewSectionReader(f.disk, 0, f.completeSize), &f.content)
-	return NewScanner(io.MultiReader(lines, io.NewSectionReader(f.disk, f.completeSize, f.PartialSize())), maxLine)
+	return NewScanner(io.TeeReader(io.NewSectionReader(f.disk, 0, f.completeSize), &f.content), maxLine)
 }
 
 // End returns the last complete line without its newline, or nil if there is none, and the partial line. It reads at
@@ -321,7 +320,6 @@ func OpenSnapshots(first, second string) (a, b *Snapshot, err error) {
 type Scanner struct {
 	*bufio.Scanner
 	maxLine, number int
-	partial         []byte
 }
 
 // NewScanner returns a Scanner that reads from r. A line or partial line of more than maxLine bytes, without its
@@ -329,24 +327,19 @@ type Scanner struct {
 func NewScanner(r io.Reader, maxLine int) *Scanner {
 	s := &Scanner{Scanner: bufio.NewScanner(r), maxLine: maxLine}
 	s.Buffer(make([]byte, min(maxLine+1, 64<<10)), maxLine+1)
-	s.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
-		switch i := bytes.IndexByte(data, '\n'); {
-		case i >= 0:
-			s.number++
-			return i + 1, data[:i], nil
-		case atEOF:
-			s.partial, err = bytes.Clone(data), bufio.ErrFinalToken
+	s.Split(func(data []byte, _ bool) (advance int, line []byte, err error) {
+		i := bytes.IndexByte(data, '\n')
+		if i < 0 {
+			return 0, nil, nil // more is needed; at the end, it is a partial line
 		}
-		return 0, nil, err
+		s.number++
+		return i + 1, data[:i], nil
 	})
 	return s
 }
 
 // Number returns the number of the last line that Scan read, counted from 1.
 func (s *Scanner) Number() int { return s.number }
-
-// Partial returns the partial line, once Scan has returned false without an error.
-func (s *Scanner) Partial() []byte { return s.partial }
 
 // Err returns the first error, with the number of its line, or nil if there was none.
 func (s *Scanner) Err() error {

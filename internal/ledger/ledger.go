@@ -100,20 +100,19 @@ type LastDraw struct {
 // canceled, a file is invalid, or the last draw does not belong to the chain, Load returns an error and leaves the
 // files unchanged.
 func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, err error)) (*LastDraw, error) {
-	last, isRecord, err := lastDraw(l.draws, l.drawsName)
+	last, isRecord, err := l.lastDraw(l.draws)
 	if err != nil {
 		return nil, err
 	}
 	blocks, belongs := 0, last.Index == 0 // whether the block before the draw is in the chain
 	add := func(line []byte) error {
 		hash, err := next(line)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		switch blocks {
-		case last.Index - 1:
+		case blocks == last.Index-1:
 			belongs = hash == last.Draw.PrevBlock
-		case last.Index:
+		case blocks == last.Index:
 			last.IsAnnounced = hash == last.Block
 		}
 		blocks++
@@ -165,7 +164,7 @@ func readLines(ctx context.Context, lines *linefile.Scanner, title string, size 
 
 // lastDraw decodes the last record of a draws file, and reports whether that is the partial line. It fails if the last
 // line is neither a record nor the start of one.
-func lastDraw(file *linefile.File, name string) (last *LastDraw, isPartial bool, err error) {
+func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, isPartial bool, err error) {
 	last = &LastDraw{Decoded: &draw.Decoded{Outcome: draw.Outcome{Hash: draw.None}}}
 	decode := func(line []byte) error {
 		decoded, err := draw.Decode(line)
@@ -183,7 +182,7 @@ func lastDraw(file *linefile.File, name string) (last *LastDraw, isPartial bool,
 		isPartial, err = isNextLine(file, draw.MaxRecord, `{"Index":1,"Block":"`, decode)
 	}
 	if err != nil {
-		err = fmt.Errorf("%s: last line: %w; repair the file, or move it away and leave the chain", name, err)
+		err = fmt.Errorf("%s: last line: %w; repair the file, or move it away and leave the chain", l.drawsName, err)
 	}
 	return last, isPartial, err
 }
@@ -270,61 +269,54 @@ func (l *Ledger) Append(block []byte) error { return l.chain.Append(block) }
 // Save starts to save e and returns immediately. The previous entry must have been saved.
 func (l *Ledger) Save(e Entry) {
 	l.saving.Go(func() {
-		if l.save(e) {
-			l.Saved <- struct{}{}
+		var lastLogged time.Time
+		for err := l.save(&e); err != nil; err = l.save(&e) {
+			if now := time.Now(); now.Sub(lastLogged) >= logInterval {
+				l.log.Printf("cannot save block %d: %v; retrying every second", e.Index, err)
+				lastLogged = now
+			}
+			select {
+			case <-time.After(retryInterval):
+			case <-l.ctx.Done():
+				return
+			}
 		}
+		if !lastLogged.IsZero() {
+			l.log.Printf("saved block %d after all", e.Index)
+		}
+		l.Saved <- struct{}{}
 	})
 }
 
 // Cancel ends the retries for an entry that is not saved yet. It is safe to call Cancel more than once.
 func (l *Ledger) Cancel() { l.cancel() }
 
-// Close ends the retries, waits for the current attempt, and closes the files.
+// Close ends the retries, waits for the current attempt, and closes the files. It removes an empty chain file, which
+// Open created for a start that was refused.
 func (l *Ledger) Close() {
 	l.cancel()
 	l.saving.Wait()
 	path, _ := filepath.EvalSymlinks(l.chainName)
-	if info, err := os.Stat(path); err == nil && info.Size() == 0 && l.chain.Size() == 0 {
-		// Open created it for a start that was refused. Windows does not remove it while it is open.
-		if os.Remove(path) != nil {
-			defer os.Remove(path)
-		}
+	if info, err := os.Stat(path); err == nil && info.Size() == 0 && l.chain.Size() == 0 && os.Remove(path) != nil {
+		defer os.Remove(path) // Windows does not remove an open file
 	}
 	l.chain.Close()
 	l.draws.Close()
 }
 
-// save saves the record of e and then the block. It returns false if Cancel was called before an attempt succeeded.
-func (l *Ledger) save(e Entry) bool {
-	var lastLogged time.Time
-	for {
-		var err error
-		if e.Record != nil {
-			err = l.saveRecord(e.Record)
+// save tries to save what is not saved yet of e: its record and then its block.
+func (l *Ledger) save(e *Entry) error {
+	if e.Record != nil {
+		if err := l.saveRecord(e.Record); err != nil {
+			return err
 		}
-		if err == nil {
-			e.Record = nil // so that a retry does not save it again
-			err = l.chain.Append(e.Block)
-		}
-		if err == nil {
-			if !lastLogged.IsZero() {
-				l.log.Printf("saved block %d after all", e.Index)
-			}
-			return true
-		}
-		if now := time.Now(); now.Sub(lastLogged) >= logInterval {
-			if e.Record == nil && errors.Is(err, linefile.ErrChanged) {
-				err = fmt.Errorf("%w; if you moved it, move it back; otherwise restart the server to verify it", err)
-			}
-			l.log.Printf("cannot save block %d: %v; retrying every second", e.Index, err)
-			lastLogged = now
-		}
-		select {
-		case <-time.After(retryInterval):
-		case <-l.ctx.Done():
-			return false
-		}
+		e.Record = nil
 	}
+	err := l.chain.Append(e.Block)
+	if errors.Is(err, linefile.ErrChanged) {
+		err = fmt.Errorf("%w; if you moved it, move it back; otherwise restart the server to verify it", err)
+	}
+	return err
 }
 
 // saveRecord saves the record of a draw, if need be in another draws file of that name. If that is one of another game,
@@ -338,7 +330,7 @@ func (l *Ledger) saveRecord(record []byte) error {
 	if err != nil {
 		return err
 	}
-	last, isPartial, err := lastDraw(draws, l.drawsName)
+	last, isPartial, err := l.lastDraw(draws)
 	isSaved := bytes.Equal(linefile.Encode(last.Record), record)
 	namesLast := bytes.Contains(record, []byte(last.Outcome.Hash)) // as the draw before
 	if err == nil && last.Index > 0 && !isSaved && !namesLast {

@@ -129,7 +129,8 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: interrupted while reading the chain", l.chainName)
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w; repair the file, or move it and the draws away to start a new chain", l.chainName, err)
+		return nil, fmt.Errorf("%s: %w; repair the file, or move it and the draws away to start a new chain",
+			l.chainName, err)
 	case belongs:
 	case blocks == 0:
 		err = fmt.Errorf("there are draws, but no chain in %s", l.chainName)
@@ -187,9 +188,9 @@ func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, isPartial bool, 
 	return last, isPartial, err
 }
 
-// isNextLine reports whether the partial line of a file is its next line, which then lacks only its newline. It fails if
-// the partial line must not be removed. The first line of a file begins as start does, where 1 means any number from 1
-// up, unless zeros end it early, as after a power cut.
+// isNextLine reports whether the partial line of a file is the next line, which then lacks only its newline. It fails
+// if the partial line must not be removed. The first line of a file begins as start does, where 1 means any number from
+// 1 up, unless zeros end it early, as after a power cut.
 func isNextLine(file *linefile.File, maxLine int, start string, next func(line []byte) error) (bool, error) {
 	last, partial, err := file.End(maxLine)
 	if err != nil || len(partial) == 0 {

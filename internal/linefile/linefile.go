@@ -1,10 +1,10 @@
 // Package linefile stores lines durably in an append-only file.
 //
 // The file is a sequence of lines, each ended by a newline. Bytes after the last newline are a partial line, as a crash
-// leaves it. Append or DropPartial removes it, CompletePartial makes it a line. Each of these changes syncs the file, so
-// that a line is on disk before anyone hears about it, and truncates the file to its previous size if it fails. If that
-// fails too, the next change does it first, so nothing is ever written after a partial line. Callers must check for
-// themselves that a line holds what they wrote.
+// leaves it. Append or DropPartial removes it, CompletePartial makes it a line. Each of these changes syncs the file,
+// so that a line is on disk before anyone hears about it, and truncates the file to its previous size if it fails. If
+// that fails too, the next change does it first, so nothing is ever written after a partial line. Callers must check
+// for themselves that a line holds what they wrote.
 //
 // Open locks the file, but editors ignore locks. So each change checks, before it writes and after its sync, that the
 // file is still as we left it, and fails with ErrChanged if not. If only its time differs, as after touch, its content
@@ -226,8 +226,8 @@ func (f *File) check() error {
 	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, change)
 }
 
-// change keeps the first bytes of the file, up to the complete lines or to the partial line, and adds the end of a line.
-// It fails with ErrChanged if the file is not as we left it.
+// change keeps the complete lines, or also the partial line, and adds the end of a line. It fails with ErrChanged if
+// the file is not as we left it.
 func (f *File) change(keep int64, end []byte) error {
 	if f.disk == nil {
 		return nil

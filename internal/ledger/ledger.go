@@ -160,7 +160,7 @@ func readLines(ctx context.Context, lines *linefile.Scanner, title string, size 
 		}
 		progress.Add(len(lines.Bytes()) + 1)
 	}
-	return lines.Err()
+	return cmp.Or(lines.Err(), ctx.Err())
 }
 
 // lastDraw decodes the last record of a draws file, and reports whether that is the partial line. It fails if the last

@@ -58,6 +58,9 @@ func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 	}
 	logger.Print("loading")
 	last, err := l.Load(ctx, func(line []byte) (string, error) {
+		if ctx.Err() != nil {
+			t.Error("reads on after it was interrupted")
+		}
 		if string(line) != blocks[0] {
 			return "", errors.New("not a block")
 		}

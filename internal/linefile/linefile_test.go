@@ -394,6 +394,8 @@ func TestOpen(t *testing.T) {
 			same(t, fmt.Sprintf("%s is the cause of %v", bad, err), strings.Contains(fmt.Sprint(err), bad+why), true)
 			same(t, bad+" is in use", errors.Is(err, ErrInUse), bad == name)
 		}
+		OpenSnapshots(name, dir+"/none")
+		OpenSnapshots(dir+"/none", name)
 		same(t, "close", f.Close(), nil)
 		same(t, "open files", openFiles(), before)
 	}

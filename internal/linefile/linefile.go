@@ -129,9 +129,8 @@ func (f *File) Scanner(maxLine int) *Scanner {
 // End returns the last complete line without its newline, or nil if there is none, and the partial line. It reads at
 // most 64 KiB before them. A line of more than maxLine bytes is an error.
 func (f *File) End(maxLine int) (line, partial []byte, err error) {
-	lineSize := max(0, f.completeSize-1)
-	start, err := completeLines(f.disk, lineSize)
-	lineSize -= start
+	start, err := completeLines(f.disk, max(0, f.completeSize-1))
+	lineSize := f.completeSize - 1 - start
 	if err == nil && max(lineSize, f.PartialSize()) > int64(maxLine) {
 		err = fmt.Errorf("longer than %d bytes", maxLine)
 	}
@@ -172,8 +171,7 @@ func (f *File) Size() int64 { return f.size }
 // PartialSize returns the size of the partial line in bytes, or 0 if there is none.
 func (f *File) PartialSize() int64 { return f.size - f.completeSize }
 
-// Close closes the file and releases the lock. Then every change fails with ErrChanged. Calling Close on a nil File
-// does nothing.
+// Close closes the file and releases the lock. Then every change fails with ErrChanged. Closing nil does nothing.
 func (f *File) Close() error {
 	if f == nil || f.disk == nil {
 		return nil

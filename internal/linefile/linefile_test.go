@@ -57,13 +57,8 @@ func (d *testDisk) content() string {
 	return string(data)
 }
 
-// err returns errDisk if call fails, or nil.
-func (d *testDisk) err(call string) error {
-	if strings.Contains(d.broken, call) {
-		return errDisk
-	}
-	return nil
-}
+// fails reports whether call fails.
+func (d *testDisk) fails(call string) bool { return strings.Contains(d.broken, call) }
 
 func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
 	d.bytesRead += int64(len(p))
@@ -79,24 +74,24 @@ func (d *testDisk) WriteAt(p []byte, at int64) (int, error) {
 }
 
 func (d *testDisk) Truncate(size int64) error {
-	if err := d.err("truncate"); err != nil {
-		return err
+	if d.fails("truncate") {
+		return errDisk
 	}
 	return d.File.Truncate(size)
 }
 
 func (d *testDisk) Sync() error {
 	d.duringSync()
-	err := d.err("sync")
-	if err == nil {
-		d.synced = d.content()
+	if d.fails("sync") {
+		return errDisk
 	}
-	return err
+	d.synced = d.content()
+	return nil
 }
 
 func (d *testDisk) Stat() (os.FileInfo, error) {
-	if err := d.err("stat"); err != nil {
-		return nil, err
+	if d.fails("stat") {
+		return nil, errDisk
 	}
 	return d.File.Stat()
 }
@@ -177,14 +172,14 @@ func TestBrokenDisk(t *testing.T) {
 				d, f := openTest(t, "one\n"+c.partial)
 				d.full, d.broken = full, broken
 				what := fmt.Sprintf("%s with partial line %q, full at %d, broken %s", c.step, c.partial, full, broken)
-				truncates, changes, remains := d.err("truncate") == nil, full == 8, c.partial
+				truncates, changes, remains := !d.fails("truncate"), full == 8, c.partial
 				if c.step == "D" {
 					changes = truncates
 				}
 				if c.step == "D" && truncates {
 					remains = ""
 				}
-				works := changes && d.err("stat") == nil && d.err("sync") == nil
+				works := changes && !d.fails("stat") && !d.fails("sync")
 				same(t, what, errors.Is(do(f, c.step), errDisk), !works)
 				if works {
 					continue
@@ -403,6 +398,9 @@ func TestOpen(t *testing.T) {
 	d.broken = "stat"
 	same(t, "load without stat", f.load(), errDisk)
 	same(t, "close nil", (*File)(nil).Close(), nil)
+	f, err := Open("") // accepts lines, and does not save them
+	same(t, "no name", errors.Join(err, do(f, "ACD"), f.Close()), nil)
+	same(t, "read, append two lines", fmt.Sprint(read(f.Scanner(5)), f.Append([]byte("a\nb"))), "|line contains a newline")
 }
 
 // Open reads the partial line and up to 64 KiB before it, however long the file is. End reads the last complete line
@@ -438,15 +436,6 @@ func TestEnd(t *testing.T) {
 	same(t, "it wraps the error", errors.Is(err, io.EOF), true)
 }
 
-// A File without a name accepts lines, and does not save them.
-func TestNoName(t *testing.T) {
-	f, err := Open("")
-	same(t, "open, append, complete, drop", errors.Join(err, do(f, "ACD")), nil)
-	same(t, "read", read(f.Scanner(5)), "|")
-	same(t, "append two lines", f.Append([]byte("a\nb")), "line contains a newline")
-	same(t, "close", f.Close(), nil)
-}
-
 // A line may have maxLine bytes. A longer one is an error, and is not read to its end.
 func TestLongLines(t *testing.T) {
 	for _, maxLine := range []int{0, 5, MaxLine, 3 * MaxLine} {
@@ -477,9 +466,7 @@ func TestDecode(t *testing.T) {
 	same(t, good, string(Encode(v)), good)
 	tooLarge := strconv.FormatUint(math.MaxInt+1, 10)
 	noInt := fmt.Sprintf("\" is not a whole number that fits in %d bits", strconv.IntSize)
-	want := func(line string) string {
-		return "not canonical JSON: want " + strconv.QuoteToASCII(line)
-	}
+	want := func(line string) string { return "not canonical JSON: want " + strconv.QuoteToASCII(line) }
 	for want, lines := range map[string][]string{
 		want(`{"Index":1,"BPM":2,"Notes":null}`): {
 			`{"Index": 1,"BPM":2,"Notes":null}`, `{"Index":1,"BPM":2,"Notes":null} `, `{"index":1,"BPM":2,"Notes":null}`,

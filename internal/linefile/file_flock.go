@@ -3,6 +3,7 @@
 package linefile
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -37,5 +38,8 @@ func syncDirectory(name string) error {
 		return err
 	}
 	defer directory.Close()
-	return directory.Sync()
+	if err = directory.Sync(); errors.Is(err, syscall.EINVAL) {
+		return nil // the file system cannot sync directories
+	}
+	return err
 }

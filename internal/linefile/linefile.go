@@ -1,14 +1,10 @@
 // Package linefile stores lines durably in an append-only file.
 //
-// The file is a sequence of lines, each ended by a newline. Bytes after the last newline are a partial line. Callers
-// must check for themselves that a line holds what they wrote.
-//
-// Append syncs the file, so that a line is on disk before anyone hears about it. A crash before the sync leaves none
-// of the line, all of it, or a partial line. DropPartial removes a partial line, and so does the next Append.
-// CompletePartial turns it into a line. If a write or a sync fails, the file is truncated to its previous size. If
-// that fails too, the next change truncates it first, so nothing is ever written after a partial line. Open syncs the
-// file, because its last writer may have been killed before its own sync, and the directory, because a new file could
-// vanish in a crash.
+// The file is a sequence of lines, each ended by a newline. Bytes after the last newline are a partial line, as a crash
+// leaves it. Append or DropPartial removes it, CompletePartial makes it a line. Each of these changes syncs the file,
+// so that a line is on disk before anyone hears about it, and truncates the file to its previous size if it fails. If
+// that fails too, the next change does it first, so nothing is ever written after a partial line. Callers must check
+// for themselves that a line holds what they wrote.
 //
 // Open locks the file, but editors ignore locks. So each change checks, before it writes and after its sync, that the
 // file is still as we left it, and fails with ErrChanged if not. If only its time differs, as after touch, its content
@@ -25,12 +21,10 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"math"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"proofofstake/internal/console"
 )
@@ -55,16 +49,15 @@ type File struct {
 	content      content     // of the complete lines, unless its size is another: then it is unknown
 }
 
-// content is a running hash of some bytes. It detects accidents, and takes much less time than decoding lines.
+// content is a running hash of the bytes written to it. It detects accidents, and is much faster than decoding lines.
 type content struct {
 	maphash.Hash
 	size int64
 }
 
-// add continues the hash with p.
-func (c *content) add(p []byte) {
-	c.Write(p)
+func (c *content) Write(p []byte) (int, error) {
 	c.size += int64(len(p))
+	return c.Hash.Write(p)
 }
 
 // disk is what a File needs of an [os.File].
@@ -89,33 +82,26 @@ func Open(name string) (*File, error) {
 		return nil, err
 	}
 	f := &File{name: name, disk: file}
-	if err := f.load(); err != nil {
+	if err = f.load(); err != nil {
 		file.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-// load sets the sizes of an open file, and makes sure that the file and all it holds outlive a crash.
+// load sets the sizes of an open file. It syncs the file, because its last writer may have been killed before its own
+// sync, and the directory, because a new file could vanish in a crash.
 func (f *File) load() error {
 	err := f.rememberInfo()
+	if err == nil && !f.lastInfo.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", f.name)
+	}
 	if err != nil {
 		return err
-	}
-	if !f.lastInfo.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", f.name)
 	}
 	f.size = f.lastInfo.Size()
-	if f.completeSize, err = completeLines(f.disk, f.size); err == nil {
-		err = f.disk.Sync()
-	}
-	if err != nil {
-		return err
-	}
-	if err = syncDirectory(f.name); errors.Is(err, syscall.EINVAL) {
-		return nil // the file system cannot sync directories
-	}
-	return err
+	f.completeSize, err = completeLines(f.disk, f.size)
+	return cmp.Or(err, f.disk.Sync(), syncDirectory(f.name))
 }
 
 // completeLines returns the size of the complete lines in the first size bytes of r.
@@ -134,20 +120,17 @@ func completeLines(r io.ReaderAt, size int64) (int64, error) {
 	return 0, nil
 }
 
-// Scanner returns a Scanner that reads the file from its first line to its partial line, as [NewScanner] does.
+// Scanner returns a Scanner of the complete lines.
 func (f *File) Scanner(maxLine int) *Scanner {
 	f.content = content{}
-	s := NewScanner(io.NewSectionReader(f.disk, 0, f.size), maxLine)
-	s.content = &f.content
-	return s
+	return NewScanner(io.TeeReader(io.NewSectionReader(f.disk, 0, f.completeSize), &f.content), maxLine)
 }
 
 // End returns the last complete line without its newline, or nil if there is none, and the partial line. It reads at
 // most 64 KiB before them. A line of more than maxLine bytes is an error.
 func (f *File) End(maxLine int) (line, partial []byte, err error) {
-	lineSize := max(0, f.completeSize-1)
-	start, err := completeLines(f.disk, lineSize)
-	lineSize -= start
+	start, err := completeLines(f.disk, max(0, f.completeSize-1))
+	lineSize := f.completeSize - 1 - start
 	if err == nil && max(lineSize, f.PartialSize()) > int64(maxLine) {
 		err = fmt.Errorf("longer than %d bytes", maxLine)
 	}
@@ -162,38 +145,25 @@ func (f *File) End(maxLine int) (line, partial []byte, err error) {
 	return line, end[f.completeSize-start:], err
 }
 
-// Append adds line, which must not contain a newline. When it returns nil, the line is on disk and a partial line is
-// gone. When it returns an error, the complete lines are unchanged.
+// Append adds line, which must not contain a newline, in the place of a partial line. When a change returns nil, it is
+// on disk. When it returns an error, the complete lines are unchanged.
 func (f *File) Append(line []byte) error {
 	if bytes.IndexByte(line, '\n') >= 0 {
 		return errors.New("line contains a newline")
 	}
-	if f.disk == nil {
-		return nil
-	}
-	return f.write(f.completeSize, append(bytes.Clone(line), '\n'))
+	return f.change(f.completeSize, append(bytes.Clone(line), '\n'))
 }
 
-// CompletePartial durably turns the partial line that Open found into a line, by appending a newline. Without a partial
-// line it does nothing. When it returns an error, the complete lines are unchanged.
+// CompletePartial turns the partial line that Open found into a line. Without a partial line it does nothing.
 func (f *File) CompletePartial() error {
 	if f.PartialSize() == 0 {
 		return nil
 	}
-	_, partial, err := f.End(math.MaxInt)
-	if err = cmp.Or(f.check(), err); err != nil {
-		return err
-	}
-	return f.write(f.size, append(partial, '\n'))
+	return f.change(f.size, []byte{'\n'})
 }
 
-// DropPartial durably removes the partial line, and whatever a failed Append has left over.
-func (f *File) DropPartial() error {
-	if f.disk == nil {
-		return nil
-	}
-	return f.checkAndTruncate(f.completeSize)
-}
+// DropPartial removes the partial line, and whatever a failed change has left over.
+func (f *File) DropPartial() error { return f.change(f.completeSize, nil) }
 
 // Size returns the size of the file in bytes.
 func (f *File) Size() int64 { return f.size }
@@ -201,8 +171,7 @@ func (f *File) Size() int64 { return f.size }
 // PartialSize returns the size of the partial line in bytes, or 0 if there is none.
 func (f *File) PartialSize() int64 { return f.size - f.completeSize }
 
-// Close closes the file and releases the lock. Then every change fails with ErrChanged. Calling Close on a nil File
-// does nothing.
+// Close closes the file and releases the lock. Then every change fails with ErrChanged. Closing nil does nothing.
 func (f *File) Close() error {
 	if f == nil || f.disk == nil {
 		return nil
@@ -241,7 +210,7 @@ func (f *File) check() error {
 	case f.content.size != f.size:
 		change = "its time has changed"
 	default:
-		var now content
+		var now maphash.Hash
 		now.SetSeed(f.content.Seed())
 		if _, err := io.Copy(&now, io.NewSectionReader(f.disk, 0, f.size)); err != nil {
 			return err
@@ -255,37 +224,41 @@ func (f *File) check() error {
 	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, change)
 }
 
-// checkAndTruncate truncates a larger file to size. It fails with ErrChanged if the file is not as we left it.
-func (f *File) checkAndTruncate(size int64) error {
-	if err := f.check(); err != nil || f.lastInfo.Size() <= size {
+// change keeps the complete lines, or also the partial line, and adds the end of a line. It fails with ErrChanged if
+// the file is not as we left it.
+func (f *File) change(keep int64, end []byte) error {
+	if f.disk == nil {
+		return nil
+	}
+	err := f.check()
+	if err == nil && f.lastInfo.Size() > keep {
+		err = f.truncate(keep)
+	}
+	if err != nil || end == nil {
 		return err
 	}
-	return f.truncate(size)
-}
-
-// write saves the rest of a line that begins after the complete lines. Its bytes before the offset at are in the file.
-// If a write or sync fails, it truncates the file to its previous size.
-func (f *File) write(at int64, line []byte) error {
-	if err := f.checkAndTruncate(at); err != nil {
+	start := make([]byte, keep-f.completeSize) // of the line
+	if _, err = f.disk.ReadAt(start, f.completeSize); err != nil {
 		return err
 	}
-	_, err := f.disk.WriteAt(line[at-f.completeSize:], at)
+	_, err = f.disk.WriteAt(end, keep)
 	// Look at the file before the sync, which may take long: a change by others meanwhile must not pass for ours.
 	if err = errors.Join(err, f.rememberInfo(), f.disk.Sync()); err != nil {
 		f.truncate(f.size) // if this fails, the next change tries again
 		return err
 	}
 	before := *f
-	f.completeSize += int64(len(line))
+	f.content.Write(start)
+	f.content.Write(end)
+	f.completeSize = keep + int64(len(end))
 	f.size = f.completeSize
-	f.content.add(line)
 	if err = f.check(); err != nil {
 		*f = before // the next change removes the line, if the file has been put back by then
 	}
 	return err
 }
 
-// truncate durably truncates the file to size. If only the sync fails, the next Append makes up for it with its own.
+// truncate truncates the file to size. If only the sync fails, the next Append makes up for it with its own.
 func (f *File) truncate(size int64) error {
 	if err := f.disk.Truncate(size); err != nil {
 		return err
@@ -316,34 +289,28 @@ func (s *Snapshot) HasPartial() bool {
 // container may lack it.
 func openSnapshot(name string) (*Snapshot, error) {
 	if name == os.DevNull {
-		return &Snapshot{io.NewSectionReader(strings.NewReader(""), 0, 0), io.NopCloser(nil)}, nil
+		return &Snapshot{io.NewSectionReader(nil, 0, 0), io.NopCloser(nil)}, nil
 	}
 	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	size, err := file.Seek(0, io.SeekEnd)
-	return &Snapshot{io.NewSectionReader(file, 0, size), file}, err
+	size, seekErr := file.Seek(0, io.SeekEnd)
+	return &Snapshot{io.NewSectionReader(file, 0, size), file}, cmp.Or(err, seekErr)
 }
 
 // OpenSnapshots opens both files as of one moment: the first does not change while the second is opened.
 func OpenSnapshots(first, second string) (a, b *Snapshot, err error) {
-	for {
+	for err == nil {
 		before, _ := os.Stat(first)
-		if a, err = openSnapshot(first); err != nil {
-			return nil, nil, err
-		}
-		b, err = openSnapshot(second)
+		a, err = openSnapshot(first)
+		b, err2 := openSnapshot(second)
 		after, _ := os.Stat(first)
+		err = cmp.Or(err, err2)
 		if err == nil && (first == os.DevNull || os.SameFile(before, after) && before.Size() == after.Size()) {
 			return a, b, nil
 		}
 		a.Close()
-		if err != nil {
-			return nil, nil, err
-		}
 		b.Close()
 	}
+	return nil, nil, err
 }
 
 // Scanner is a [bufio.Scanner] for the complete lines of a file, which counts them. Its memory use is bounded by the
@@ -351,26 +318,20 @@ func OpenSnapshots(first, second string) (a, b *Snapshot, err error) {
 type Scanner struct {
 	*bufio.Scanner
 	maxLine, number int
-	partial         []byte
-	content         *content // of the lines so far
 }
 
 // NewScanner returns a Scanner that reads from r. A line or partial line of more than maxLine bytes, without its
 // newline, is an error.
 func NewScanner(r io.Reader, maxLine int) *Scanner {
-	s := &Scanner{Scanner: bufio.NewScanner(r), maxLine: maxLine, content: new(content)}
+	s := &Scanner{Scanner: bufio.NewScanner(r), maxLine: maxLine}
 	s.Buffer(make([]byte, min(maxLine+1, 64<<10)), maxLine+1)
-	s.Split(func(data []byte, atEOF bool) (advance int, line []byte, err error) {
-		if i := bytes.IndexByte(data, '\n'); i >= 0 {
-			s.number++
-			s.content.add(data[:i+1])
-			return i + 1, data[:i], nil
+	s.Split(func(data []byte, _ bool) (advance int, line []byte, err error) {
+		i := bytes.IndexByte(data, '\n')
+		if i < 0 {
+			return 0, nil, nil // more is needed; at the end, it is a partial line
 		}
-		if atEOF {
-			s.partial = bytes.Clone(data)
-			err = bufio.ErrFinalToken
-		}
-		return 0, nil, err
+		s.number++
+		return i + 1, data[:i], nil
 	})
 	return s
 }
@@ -378,19 +339,16 @@ func NewScanner(r io.Reader, maxLine int) *Scanner {
 // Number returns the number of the last line that Scan read, counted from 1.
 func (s *Scanner) Number() int { return s.number }
 
-// Partial returns the partial line, once Scan has returned false without an error.
-func (s *Scanner) Partial() []byte { return s.partial }
-
 // Err returns the first error, with the number of its line, or nil if there was none.
 func (s *Scanner) Err() error {
 	err := s.Scanner.Err()
+	if err == nil {
+		return nil
+	}
 	if err == bufio.ErrTooLong {
 		err = fmt.Errorf("longer than %d bytes", s.maxLine)
 	}
-	if err != nil {
-		err = fmt.Errorf("line %d: %w", s.number+1, err)
-	}
-	return err
+	return fmt.Errorf("line %d: %w", s.number+1, err)
 }
 
 // Encode returns v in JSON, as a line without its newline. It panics if v has no JSON.

@@ -228,8 +228,9 @@ func (l *Ledger) endLine(file *linefile.File, name string, isNext, neverAnnounce
 	return end()
 }
 
-// Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next does as in Load,
-// and also calls CheckBlock. Verify shows on stdout what is right, and on stderr that it ignores partial lines.
+// Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next is as in Load, and
+// also calls CheckBlock. As in Load, a partial line counts if it is the next line. Verify shows the results on stdout,
+// and what it makes of partial lines on stderr.
 func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	next func(line []byte, records *draw.Records) (hash string, err error)) error {
 	draws, chain, err := linefile.OpenSnapshots(cmp.Or(drawsName, os.DevNull), chainName)
@@ -238,23 +239,41 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	}
 	defer chain.Close()
 	defer draws.Close()
-	lines, records, head := linefile.NewScanner(chain, linefile.MaxLine), draw.NewRecords(draws), ""
-	err = readLines(context.Background(), lines, "verifying "+chainName, chain.Size(), func(line []byte) (err error) {
-		head, err = next(line, records)
+	report := func(name string, partial []byte, err error) {
+		if what := "counting the last line, which only lacks its newline"; len(partial) > 0 {
+			if err != nil {
+				what = "ignoring a partial last line"
+			}
+			fmt.Fprintf(stderr, "%s: %s\n", name, what)
+		}
+	}
+	partial, drawsReader := draws.Partial(draw.MaxRecord), io.Reader(draws)
+	_, partialErr := draw.Decode(partial)
+	if partialErr == nil {
+		drawsReader = io.MultiReader(draws, strings.NewReader("\n"))
+	}
+	report(drawsName, partial, partialErr)
+	records, blocks, head := draw.NewRecords(drawsReader), 0, ""
+	add := func(line []byte) error {
+		hash, err := next(line, records)
+		if err == nil {
+			blocks, head = blocks+1, hash
+		}
 		return err
-	})
-	if err == nil && head == "" {
-		err = errors.New("no genesis block")
+	}
+	lines := linefile.NewScanner(chain, linefile.MaxLine)
+	err = readLines(context.Background(), lines, "verifying "+chainName, chain.Size(), add)
+	if err == nil {
+		partial = chain.Partial(linefile.MaxLine)
+		report(chainName, partial, add(partial))
+		if head == "" {
+			err = errors.New("no genesis block")
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", chainName, err)
 	}
-	for i, file := range []*linefile.Snapshot{chain, draws} {
-		if file.HasPartial() {
-			fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", []string{chainName, drawsName}[i])
-		}
-	}
-	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(lines.Number(), "block"), head)
+	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(blocks, "block"), head)
 	if err := records.CheckEnd(); err != nil {
 		return fmt.Errorf("%s: %w", drawsName, err)
 	}
@@ -329,7 +348,7 @@ func (l *Ledger) saveRecord(record []byte) error {
 	}
 	draws, err := l.draws.Reopen()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; make it a file that the server may write, or move it away", err)
 	}
 	last, isPartial, err := l.lastDraw(draws)
 	isSaved := bytes.Equal(linefile.Encode(last.Record), record)

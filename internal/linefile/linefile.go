@@ -279,10 +279,15 @@ type Snapshot struct {
 	io.Closer
 }
 
-// HasPartial reports whether the file ends in a partial line.
-func (s *Snapshot) HasPartial() bool {
+// Partial returns the partial line, or its first maxLine bytes, or nil if there is none or reading fails.
+func (s *Snapshot) Partial(maxLine int) []byte {
 	complete, err := completeLines(s, s.Size())
-	return err == nil && complete < s.Size()
+	if err != nil {
+		return nil
+	}
+	partial := make([]byte, min(s.Size()-complete, int64(maxLine)))
+	n, _ := s.ReadAt(partial, complete)
+	return partial[:n]
 }
 
 // openSnapshot opens a file for reading up to its current size. It does not open os.DevNull, which is empty, because a

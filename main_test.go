@@ -1198,9 +1198,10 @@ func TestDrawsFile(t *testing.T) {
 	want("\nok: 3 draws\n", lines...)
 	want("\nok: 2 draws; 1 block", lines[0], lines[1], lines[2][:100])
 	has(t, verified(s), s.DrawsFile+": ignoring a partial last line\nok: 4 blocks, ")
-	write(s.ChainFile, chain[0], chain[1], chain[2], chain[3][:len(chain[3])-1])
-	want(s.DrawsFile+": counting the last line, which only lacks its newline\n", lines[0], lines[1], lines[2][:len(lines[2])-1])
-	has(t, verified(s), s.ChainFile+": counting the last line, which only lacks its newline\nok: 4 blocks, ", "\nok: 3 draws\n")
+	write(s.ChainFile, chain[0], chain[1], chain[2], strings.TrimSuffix(chain[3], "\n"))
+	const counting = ": counting the last line, which only lacks its newline\n"
+	want(s.DrawsFile+counting, lines[0], lines[1], strings.TrimSuffix(lines[2], "\n"))
+	has(t, verified(s), s.ChainFile+counting+"ok: 4 blocks, ", "\nok: 3 draws\n")
 	write(s.ChainFile, chain...)
 	want("\nok: 0 draws; 3 blocks", lines[2][:100])
 	want(wrong+"2: ", lines[0], strings.Replace(lines[1], " 50", " 51", 1), lines[2])

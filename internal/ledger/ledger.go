@@ -228,9 +228,9 @@ func (l *Ledger) endLine(file *linefile.File, name string, isNext, neverAnnounce
 	return end()
 }
 
-// Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next is as in Load, and
-// also calls CheckBlock. As in Load, a partial line counts if it is the next line. Verify shows the results on stdout,
-// and what it makes of partial lines on stderr.
+// Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next is as in Load,
+// and also calls CheckBlock. As in Load, a partial line counts if it is the next line. Verify shows the results on
+// stdout, and what it makes of partial lines on stderr.
 func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	next func(line []byte, records *draw.Records) (hash string, err error)) error {
 	draws, chain, err := linefile.OpenSnapshots(cmp.Or(drawsName, os.DevNull), chainName)

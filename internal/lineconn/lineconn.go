@@ -10,8 +10,8 @@
 // is pending. Before Linux 6.15, the kernel also disconnects a peer whose receive buffer stays almost full for 50 s.
 //
 // Everything works best on Linux. Elsewhere each message takes a goroutine while it is written, and a peer must accept
-// some kilobytes to count as slow (on Windows, 16 KiB every 30 s). The system decides how much input it buffers, and how
-// soon it notices a vanished peer.
+// some kilobytes to count as slow (on Windows, 16 KiB every 30 s). The system decides how much input it buffers, and
+// how soon it notices a vanished peer.
 package lineconn
 
 import (

@@ -8,8 +8,9 @@
 //
 // Open locks the file, but editors ignore locks. So each change checks, before it writes and after its sync, that the
 // file is still as we left it, and fails with ErrChanged if not. If only its time differs, as after touch, its content
-// decides. Content is known once a Scanner has read all complete lines. One kind of edit goes undetected: one that
-// keeps the size and comes within a tick of the system's clock (some ms) of our own last change.
+// decides. Content is known once a Scanner has read all complete lines. Only edits
+// that keep the size go undetected, if they come within a tick of the system's clock (some ms) of our own last change,
+// or put the time back.
 package linefile
 
 import (
@@ -379,6 +380,8 @@ func Decode(line []byte, v any) error {
 		return errors.New("line ends in CR LF; save the file with Unix line ends")
 	case bytes.HasPrefix(line, []byte("\ufeff")):
 		return errors.New("begins with a byte order mark; save the file without it")
+	case len(line) == 0:
+		return errors.New("empty line")
 	case zeros > 0:
 		return fmt.Errorf("begins with %s, as after a power cut", console.Plural(zeros, "zero byte"))
 	case errors.As(err, &number) && strings.HasPrefix(number.Value, "number "):

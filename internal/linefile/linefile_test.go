@@ -478,11 +478,12 @@ func TestDecode(t *testing.T) {
 		`bad JSON: "BPM": "` + tooLarge + noInt:                {`{"Index":1,"BPM":` + tooLarge + `,"Notes":null}`},
 		`bad JSON: "BPM": "7.5` + noInt:                        {`{"Index":1,"BPM":7.5,"Notes":null}`},
 		`bad JSON: "`: {
-			``, `{}{}`, `{"Notes":[1]}`, "{\"\u009b\u202e\":1", "\u009b", "{\"note\u017f\":{}}", `{"BPM":{"\u009b":1}}`,
+			`{}{}`, `{"Notes":[1]}`, "{\"\u009b\u202e\":1", "\u009b", "{\"note\u017f\":{}}", `{"BPM":{"\u009b":1}}`,
 		},
 		"line ends in CR LF; save the file with Unix line ends":   {good + "\r", "\r"},
 		"begins with a byte order mark; save the file without it": {"\ufeff" + good},
 		"begins with 2 zero bytes, as after a power cut":          {"\x00\x00" + good},
+		"empty line": {``},
 	} {
 		for _, bad := range lines {
 			got := fmt.Sprint(Decode([]byte(bad), new(line)))

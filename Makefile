@@ -47,7 +47,7 @@ fuzz:
 versions:
 	for version in $(VERSIONS); do GOTOOLCHAIN=$$version go test -count=1 ./... || exit; done
 
-# Tests on Windows, as far as wine is Windows, and plays there. Needs wine64, gcc-mingw-w64-x86-64 and netcat-openbsd.
+# Tests on Windows, as far as wine is Windows, and plays there. Needs wine, wine64, gcc-mingw-w64-x86-64 and netcat-openbsd.
 wine:
 	internal/e2e/wine.sh
 

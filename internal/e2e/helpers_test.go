@@ -234,7 +234,7 @@ func pipe(t testing.TB, input string, args ...string) string {
 // verifies expects verify to accept the files in dir, and the second line of its output to match draws.
 func verifies(t testing.TB, dir, draws string) {
 	t.Helper()
-	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+lastSeal+"$")
+	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+lastSeal+"2> $")
 }
 
 // launch starts p, or skips the test if the program is missing. The process is killed when the test ends.
@@ -261,12 +261,12 @@ func (p *process) listens() *process {
 	return p
 }
 
-// result waits for the end of p and returns its exit status, its output and its errors in one string.
+// result waits for the end of p and returns "<exit status> <output>2> <errors>".
 func (p *process) result() string {
 	p.t.Helper()
 	p.rest()
 	p.stderr.rest()
-	return fmt.Sprintf("%d %s%s", p.end(), p.text, p.stderr.text)
+	return fmt.Sprintf("%d %s2> %s", p.end(), p.text, p.stderr.text)
 }
 
 // end waits for the end of p without reading its output. It returns the exit status, or -1 if a signal ended p.

@@ -185,9 +185,6 @@ func TestStop(t *testing.T) {
 			}
 			reader := s.dial()
 			reader.wait(`\n\[.*\]\n`) // so the others have a broadcast pending
-			// Stalled clients are disconnected after 30 s. The server must not wait for that.
-			late := time.AfterFunc(25*time.Second, func() { s.Process.Kill() })
-			defer late.Stop()
 			begin := time.Now()
 			s.Process.Signal(signals[0])
 			idle.stop(signals[0])
@@ -203,7 +200,8 @@ func TestStop(t *testing.T) {
 			}
 			matches(t, s.result(), status)
 			took := time.Since(begin)
-			expect(t, idleTook < took*3/4, "without clients it took %v, with stalled ones %v", idleTook, took)
+			// Stalled clients are disconnected after 30 s. The server must not wait for that.
+			expect(t, idleTook < took*3/4 && took < 25*time.Second, "it took %v, with stalled clients %v", idleTook, took)
 		})
 	}
 }
@@ -237,8 +235,8 @@ func TestStalledConsole(t *testing.T) {
 				return
 			}
 		}
-		code := s.end()
-		expect(t, code == 0, "%s: exit status %d", state, code)
+		err := s.Wait()
+		expect(t, err == nil, "%s: %v", state, err)
 	}
 	t.Error("the console lost its last lines, ten times")
 }
@@ -412,8 +410,8 @@ func broadcasts(t *testing.T, interval string) *process {
 	return start(t, dir, "BROADCAST="+interval+" BROADCAST_BLOCKS=0")
 }
 
-// TestStalledClients broadcasts to clients that read nothing, and suspends the server meanwhile. No client that reads
-// is disconnected, and what is pending for the others is bounded.
+// TestStalledClients broadcasts to clients that read nothing. No client that reads is disconnected or has to wait for
+// them, and what is pending for the others is bounded.
 func TestStalledClients(t *testing.T) {
 	t.Parallel()
 	s := broadcasts(t, "10ms")
@@ -428,10 +426,6 @@ func TestStalledClients(t *testing.T) {
 			expect(t, err == nil, "disconnected: %v", err)
 		})
 	}
-	<-time.After(200 * time.Millisecond)
-	s.Process.Signal(syscall.SIGSTOP)
-	<-time.After(time.Second)
-	s.Process.Signal(syscall.SIGCONT)
 	all.Wait()
 	io.CopyN(io.Discard, s.connect(1<<20), 100e6) // 250 broadcasts
 	peak := s.counter("status", "VmHWM")

@@ -94,7 +94,6 @@ func TestSoak(t *testing.T) {
 	s := &soak{t: t, r: rand.New(rand.NewPCG(seed, 0)), dir: dir, secrets: map[string]bool{}, lastDraw: "none"}
 	end := time.Now().Add(*soakTime)
 	for n := 0; !t.Failed() && (n < 2 || time.Now().Before(end)); n++ {
-		s.killed = n%2 == 1
 		s.tear()
 		s.run(*faults)
 		s.checkClients()
@@ -174,11 +173,8 @@ func (s *soak) run(faults bool) {
 		})
 	}
 	<-time.After(lifetime)
-	signal := []os.Signal{os.Interrupt, syscall.SIGTERM}[s.r.IntN(2)]
-	if s.killed {
-		signal = os.Kill
-	}
-	s.killed = s.killed || faults
+	signal := []os.Signal{os.Interrupt, syscall.SIGTERM, os.Kill, os.Kill}[s.r.IntN(4)]
+	s.killed = faults || signal == os.Kill
 	stop()
 	p.Process.Signal(signal)
 	all.Wait()

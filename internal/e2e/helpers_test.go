@@ -37,7 +37,6 @@ const (
 	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
 	forged      = `you forged block \d+\n`
 	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:[0-9a-f]{64}.*\n|none\n)+)`
-	helpText    = `\nType your pulse(?:.+\n)+`
 	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
 	goodbye     = `\ngoodbye\n`
 	tooMany     = `\ntoo many tries, goodbye\n`
@@ -46,7 +45,6 @@ const (
 	cannotSave  = `cannot save block (\d+): ` // in the log
 	okChain     = `ok: (\d+) blocks?, head [0-9a-f]{64}\n`
 	okDraws     = `ok: \d+ draws?(?:; 1 draw not announced .*)?`
-	noRecord    = `; %d blocks? .*record(?:.*; the file continues from draw\n  [0-9a-f]{64})?`
 	lastSeal    = `\n(?:if you noted this seal, no block or draw before draw \d+ has changed since:\n` + sealed + `)?`
 )
 
@@ -225,15 +223,6 @@ func start(t testing.TB, dir, words string) *process {
 func run(t testing.TB, dir, words string) string {
 	t.Helper()
 	return server(t, dir, words).launch().result()
-}
-
-// pipe runs another program with this input to its end and returns the result.
-func pipe(t testing.TB, input string, args ...string) string {
-	t.Helper()
-	p := command(t, "", args...).launch()
-	p.types(input)
-	p.in.Close()
-	return p.result()
 }
 
 // verifies expects verify to accept the files in dir, and the second line of its output to match draws.

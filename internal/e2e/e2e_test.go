@@ -224,7 +224,7 @@ func TestStalledConsole(t *testing.T) {
 		}
 		c := s.joins(1)
 		if state != "late" { // it could delay the exit
-			s.dial().wait("^" + serverFull + "$") // which the log says as well
+			matches(t, s.dial().rest(), "^"+serverFull+"$") // which the log says as well
 		}
 		c.forges(30) // more than the console takes
 		s.Process.Signal(os.Interrupt)

@@ -336,8 +336,9 @@ func (s *soak) checkClient(c *soakClient) error {
 		announced = index
 	}
 	for _, m := range find(drawLines) {
-		if !strings.Contains(s.draws, `"Lines":["`+strings.ReplaceAll(strings.TrimSpace(m[3]), "\n", `","`)+`"]`) {
-			return fmt.Errorf("not the lines of a draw: %q", m[0])
+		lines := strings.ReplaceAll(strings.TrimSpace(m[3]), "\n", `","`)
+		if ok, _ := regexp.MatchString(`"Index":`+m[1]+`,"Block":".{64}","Lines":\["`+lines+`"]`, s.draws); !ok {
+			return fmt.Errorf("not the lines of that draw: %q", m[0])
 		}
 	}
 	wasSlashed := strings.Contains(c.typed, notABPM)

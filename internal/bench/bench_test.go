@@ -3,22 +3,46 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
+)
+
+// What a client types and gets. TestSides compares the lengths with those of the real server.
+const (
+	stakeLine    = "100\n"
+	proposalLine = "72\n"
+	announceLine = "announce\n" // makes the baseline announce
+
+	stakePrompt = "Enter token balance:"
+	bpmPrompt   = "\nEnter a new BPM:"
+	winner      = "\nwinning validator: "
+
+	anyHash     = "5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed"
+	sealLine    = "draw 1 seal: " + anyHash + "\n"
+	stakeAnswer = "\nyou are validator " + anyHash + " with 100 tokens staked\n" + sealLine +
+		"type your pulse to propose block 1; the winner is drawn in less than 1s\n" + bpmPrompt
+	announcement = winner + anyHash + "\nblock 1, BPM 72: ticket 57 of 100\n" +
+		"draw 1 secret: KBZ3ZK5EUBYQZ2WUTMH3RYMSGE\n" + sealLine + bpmPrompt
 )
 
 // TestMain runs the tests, or one of the servers as a process that they start.
@@ -42,10 +66,16 @@ func TestSides(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSide(t, name)
+			want := func(text string) { // numbers may have more or fewer digits
+				s.rest()
+				if got := s.received / len(s.clients); got < len(text)-8 || got > len(text)+8 {
+					t.Fatalf("clients received %d bytes each, want about the %d of %q", got, len(text), text)
+				}
+			}
 			s.join(50)
-			s.wantBytes(texts.join)
+			want(texts.join)
 			s.announce()
-			s.wantBytes(texts.announcement)
+			want(texts.announcement)
 		})
 	}
 }
@@ -59,7 +89,8 @@ func BenchmarkAnnouncement(b *testing.B) {
 			}
 			b.Run(fmt.Sprintf("clients=%d/side=%s", clients, name), func(b *testing.B) {
 				s, n := newSide(b, name), float64(clients)
-				memory, started := s.memory(), time.Now()
+				before, _ := s.usage()
+				started := time.Now()
 				s.join(clients)
 				joining := time.Since(started)
 				if name == "nats" {
@@ -68,10 +99,11 @@ func BenchmarkAnnouncement(b *testing.B) {
 				for range 2 { // allocates what later announcements reuse
 					s.announce()
 				}
-				memory, cpu := s.memory()-memory, s.cpu()
+				memory, idle := s.usage()
 				reportMedian(b, "ms/announcement", s.announce) // first, because b.Loop drops earlier reports
-				b.ReportMetric(float64((s.cpu()-cpu).Microseconds())/float64(b.N)/n, "server-µs/client")
-				b.ReportMetric(memory/1024/n, "KiB/client")
+				_, cpu := s.usage()
+				b.ReportMetric(float64((cpu-idle).Microseconds())/float64(b.N)/n, "server-µs/client")
+				b.ReportMetric((memory-before)/n, "KiB/client")
 				b.ReportMetric(n/joining.Seconds(), "joins/s")
 			})
 		}
@@ -128,10 +160,12 @@ func BenchmarkFlood(b *testing.B) {
 				for range flooders {
 					s.start(nil, "bash", "-c", flood)
 				}
-				started, memory, cpu := time.Now(), s.memory(), s.cpu()
+				started := time.Now()
+				before, idle := s.usage()
 				reportMedian(b, "ms/announcement", s.announce)
-				b.ReportMetric(100*(s.cpu()-cpu).Seconds()/time.Since(started).Seconds(), "server-%")
-				b.ReportMetric((s.memory()-memory)/1024, "KiB-added")
+				memory, cpu := s.usage()
+				b.ReportMetric(100*(cpu-idle).Seconds()/time.Since(started).Seconds(), "server-%")
+				b.ReportMetric(memory-before, "KiB-added")
 			})
 		}
 	}
@@ -153,11 +187,9 @@ type side struct {
 	pid      int
 	trigger  net.Conn // a client that sets off announcements, and is not measured
 	epoll    int
-	clients  []int // the sockets of the clients that are measured
-	stalled  []int // the sockets of those that never read
-	joining  int   // how many clients there are to be
-	received int   // bytes that all clients have received since the last call of receive
-	ready    []syscall.EpollEvent
+	clients  []int // the sockets of those that are measured, then of those that never read
+	joining  int   // how many are measured
+	received int   // bytes that they have received since the last call of receive
 	events   [512]syscall.EpollEvent
 	buf      [256 << 10]byte
 }
@@ -170,7 +202,6 @@ func newSide(tb testing.TB, name string, settings ...string) *side {
 	s.must(err, "finding a free port")
 	free.Close()
 	s.addr = free.Addr().(*net.TCPAddr)
-	port := strconv.Itoa(s.addr.Port)
 	command := []string{"/proc/self/exe"}
 	switch name {
 	case "ours":
@@ -184,12 +215,13 @@ func newSide(tb testing.TB, name string, settings ...string) *side {
 	case "tutorial":
 		s.ends = "\n"
 	case "nats":
-		command = []string{"nats-server", "-a", "127.0.0.1", "-p", port}
+		command = strings.Fields(fmt.Sprint("nats-server -a 127.0.0.1 -p ", s.addr.Port))
 		s.joins, s.joined = "CONNECT {\"verbose\":false}\r\nSUB a 1\r\nPING\r\n", "PONG\r\n"
 		s.triggers = fmt.Sprintf("PUB a %d\r\n%s\r\n", len(announcement), announcement)
 	case "redis":
-		command = []string{"redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "",
-			"--protected-mode", "no", "--maxclients", "19900"}
+		command = strings.Fields(fmt.Sprint("redis-server --bind 127.0.0.1 --protected-mode no --maxclients 19900 --port ",
+			s.addr.Port))
+		command = append(command, "--save", "")
 		s.joins, s.joined = "HELLO 3\r\nSUBSCRIBE a\r\n", "a\r\n:1\r\n"
 		s.triggers = fmt.Sprintf("*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$%d\r\n%s\r\n", len(announcement), announcement)
 	}
@@ -197,9 +229,8 @@ func newSide(tb testing.TB, name string, settings ...string) *side {
 		fmt.Fprintf(os.Stderr, "skipping side=%s: %v\n", name, err) // a benchmark does not show the text of Skip
 		s.SkipNow()
 	}
-	settings = append([]string{"BENCH_ROLE=" + name, "ROUND=100ms", "BROADCAST=1h", "CHAIN_FILE=", "MAX_CLIENTS=0"},
-		settings...)
-	s.pid = s.start(settings, command...)
+	inMemory := []string{"BENCH_ROLE=" + name, "ROUND=100ms", "BROADCAST=1h", "CHAIN_FILE=", "MAX_CLIENTS=0"}
+	s.pid = s.start(append(inMemory, settings...), command...)
 	for end := time.Now().Add(timeout); s.trigger == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		s.trigger, err = net.Dial("tcp", s.addr.String())
 	}
@@ -210,7 +241,7 @@ func newSide(tb testing.TB, name string, settings ...string) *side {
 	s.must(err, "epoll_create")
 	s.Cleanup(func() {
 		s.trigger.Close()
-		for _, fd := range slices.Concat(s.clients, s.stalled, []int{s.epoll}) {
+		for _, fd := range append(s.clients, s.epoll) {
 			syscall.Close(fd)
 		}
 	})
@@ -229,13 +260,12 @@ func (s *side) must(err error, format string, args ...any) {
 // killed when the thread that started it exits, which a Go program's threads do only with the program.
 func (s *side) start(settings []string, command ...string) (pid int) {
 	var stderr bytes.Buffer
-	cmd := exec.Command(command[0], command[1:]...)
+	cmd := exec.CommandContext(s.Context(), command[0], command[1:]...)
 	cmd.Dir, cmd.Stderr, cmd.WaitDelay = s.TempDir(), &stderr, timeout
 	cmd.Env = append(append(os.Environ(), "ADDR="+s.addr.String()), settings...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	s.must(cmd.Start(), "starting a process")
 	s.Cleanup(func() {
-		cmd.Process.Kill()
 		if err := cmd.Wait(); fmt.Sprint(err) != "signal: killed" || s.Failed() {
 			s.Errorf("%v: %v, stderr: %s", cmd, err, stderr.Bytes()[max(0, stderr.Len()-1000):])
 		}
@@ -243,23 +273,19 @@ func (s *side) start(settings []string, command ...string) (pid int) {
 	return cmd.Process.Pid
 }
 
-// memory returns the resident memory of the server in bytes.
-func (s *side) memory() float64 {
+// usage returns the resident memory of the server in KiB, and the processor time that it has used, to the nanosecond.
+// (/proc counts that in steps of 10 ms.)
+func (s *side) usage() (memory float64, cpu time.Duration) {
 	var size, resident int
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.pid))
 	s.must(err, "reading the server's memory")
 	fmt.Sscan(string(statm), &size, &resident)
-	return float64(resident * os.Getpagesize())
-}
-
-// cpu returns the processor time that the server has used, to the nanosecond. /proc counts in steps of 10 ms.
-func (s *side) cpu() time.Duration {
 	var t syscall.Timespec
 	clock := ^s.pid<<3 | 2 // CPUCLOCK_SCHED of the process
 	if _, _, err := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&t)), 0); err != 0 {
 		s.Fatalf("reading the server's processor time: %v", err)
 	}
-	return time.Duration(t.Nano())
+	return float64(resident * os.Getpagesize() / 1024), time.Duration(t.Nano())
 }
 
 // join connects clients, and waits until all of them have joined.
@@ -281,12 +307,11 @@ func (s *side) connect(stalled bool) {
 		types = "draw\ndraw\n"
 		err = errors.Join(syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1),
 			syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536))
-		s.stalled = append(s.stalled, fd)
 	} else {
 		event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(len(s.clients))}
 		err = syscall.EpollCtl(s.epoll, syscall.EPOLL_CTL_ADD, fd, &event)
-		s.clients = append(s.clients, fd)
 	}
+	s.clients = append(s.clients, fd)
 	s.must(errors.Join(err,
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_SYNCNT, 3), // ends Connect after 15 s
 		syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1}),
@@ -295,66 +320,71 @@ func (s *side) connect(stalled bool) {
 		syscall.Sendto(fd, []byte(types), 0, nil)), "connecting client %d", len(s.clients))
 }
 
-// next returns the index of the next client that gets output, and the output, or nil if none gets any within wait.
-func (s *side) next(wait time.Duration) (i int, output []byte) {
-	for len(s.ready) == 0 {
-		n, err := syscall.EpollWait(s.epoll, s.events[:], int(max(0, wait.Milliseconds())))
-		if n == 0 {
-			return 0, nil
-		}
-		if err != syscall.EINTR {
-			s.must(err, "waiting for output")
-			s.ready = s.events[:n]
+// outputs returns what clients get, with their indices, until nothing has come for this long.
+func (s *side) outputs(idle time.Duration) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		for end := time.Now().Add(timeout); ; {
+			n, err := syscall.EpollWait(s.epoll, s.events[:], int(idle.Milliseconds()))
+			switch {
+			case n == 0:
+				return
+			case time.Now().After(end):
+				s.Fatalf("the server is still sending after %v", timeout)
+			case err != syscall.EINTR:
+				s.must(err, "waiting for output")
+			}
+			for _, event := range s.events[:max(0, n)] {
+				n, err := syscall.Read(s.clients[event.Fd], s.buf[:])
+				if n == 0 {
+					err = io.EOF
+				}
+				s.must(err, "reading the output of client %d", event.Fd)
+				s.received += n
+				if !yield(int(event.Fd), s.buf[:n]) {
+					return
+				}
+			}
+			// Waking up for the output of each client would cost more than everything else. So output collects for
+			// this long, which is the error of what is measured.
+			syscall.Nanosleep(&syscall.Timespec{Nsec: 200_000}, nil)
 		}
 	}
-	i = int(s.ready[0].Fd)
-	s.ready = s.ready[1:]
-	n, err := syscall.Read(s.clients[i], s.buf[:])
-	if n == 0 {
-		err = io.EOF
-	}
-	s.must(err, "reading the output of client %d", i)
-	s.received += n
-	return i, s.buf[:n]
 }
 
 // rest drops output until none has come for 30 ms. So every server is idle before it makes an announcement, as one
 // with rounds is.
 func (s *side) rest() {
-	for end := time.Now().Add(timeout); time.Now().Before(end); {
-		if _, output := s.next(30 * time.Millisecond); output == nil {
-			return
-		}
+	for range s.outputs(30 * time.Millisecond) {
 	}
-	s.Fatalf("the server is still sending after %v", timeout)
 }
 
 // receive waits until every client has received marker, which a server writes in one piece. Clients that have yet to
-// join do so meanwhile. It returns the time from the first client to the last, in milliseconds.
+// join do so meanwhile, 256 at the same time. It returns the time from the first client to the last, in milliseconds.
 func (s *side) receive(marker string) float64 {
-	// Waking up for the output of each client would cost more than everything else. So output collects for this long,
-	// which is the error of what is measured.
-	pause := syscall.Timespec{Nsec: 200_000}
 	s.received = 0
-	has := make([]bool, s.joining) // reports whether a client has received marker
+	n, has := 0, make([]bool, s.joining) // which clients have received marker, and how many
 	var first time.Time
-	for n, end := 0, time.Now().Add(timeout); n < s.joining; {
-		for len(s.clients) < min(s.joining, n+256) { // 256 clients join at the same time
+	connect := func() {
+		for len(s.clients) < min(s.joining, n+256) {
 			s.connect(false)
 		}
-		if len(s.ready) == 0 && n > 0 {
-			syscall.Nanosleep(&pause, nil)
+	}
+	connect()
+	for i, output := range s.outputs(timeout) {
+		if has[i] || !bytes.Contains(output, []byte(marker)) {
+			continue
 		}
-		i, output := s.next(time.Until(end))
-		if output == nil {
-			s.Fatalf("after %v, %d of %d clients have received %q", timeout, n, s.joining, marker)
+		has[i] = true
+		if n++; n == 1 {
+			first = time.Now()
 		}
-		if !has[i] && bytes.Contains(output, []byte(marker)) {
-			has[i] = true
-			if n++; n == 1 {
-				first = time.Now()
-			}
+		if n == s.joining {
+			break
 		}
+		connect()
+	}
+	if n < s.joining {
+		s.Fatalf("after %v, %d of %d clients have received %q", timeout, n, s.joining, marker)
 	}
 	return 1e3 * time.Since(first).Seconds()
 }
@@ -367,11 +397,104 @@ func (s *side) announce() float64 {
 	return s.receive(s.ends)
 }
 
-// wantBytes fails the test unless the clients have received as many bytes each as text has. Their numbers may have more
-// or fewer digits.
-func (s *side) wantBytes(text string) {
-	s.rest()
-	if got := s.received / len(s.clients); got < len(text)-8 || got > len(text)+8 {
-		s.Fatalf("clients received %d bytes each, want about the %d of %q", got, len(text), text)
+// serve accepts connections on ADDR and runs handleConn in a goroutine for each. It returns only an error.
+func serve(handleConn func(net.Conn)) error {
+	ln, err := net.Listen("tcp", os.Getenv("ADDR"))
+	for err == nil {
+		var conn net.Conn
+		if conn, err = ln.Accept(); err == nil {
+			go handleConn(conn)
+		}
 	}
+	return err
+}
+
+// runBaseline runs a server that does only the work of the sockets. One goroutine per connection waits in a read. It
+// answers a stake, and it writes announcements.
+func runBaseline() error {
+	var mu sync.Mutex // guards conns
+	var conns []net.Conn
+	return serve(func(conn net.Conn) {
+		mu.Lock()
+		conns = append(conns, conn)
+		mu.Unlock()
+		io.WriteString(conn, stakePrompt)
+		var line [64]byte
+		for {
+			n, err := conn.Read(line[:])
+			if err != nil {
+				return // the process closes conn when it exits
+			}
+			switch string(line[:n]) {
+			case stakeLine:
+				io.WriteString(conn, stakeAnswer)
+			case announceLine:
+				mu.Lock()
+				writeAll(conns, []byte(announcement))
+				mu.Unlock()
+			}
+		}
+	})
+}
+
+// writeAll writes p to all connections in the plainest way. Each processor loops over its share of them.
+func writeAll(conns []net.Conn, p []byte) {
+	var writers sync.WaitGroup
+	for share := range slices.Chunk(conns, 1+len(conns)/runtime.GOMAXPROCS(0)) {
+		writers.Go(func() {
+			for _, conn := range share {
+				conn.Write(p)
+			}
+		})
+	}
+	writers.Wait()
+}
+
+// runTutorial runs a server built the tutorial's way. It starts two more goroutines for each connection, sends
+// announcements over one unbuffered channel that all of them read, and prints the validators whenever one joins. It
+// differs from the original in three ways. A mutex guards what is shared, because the original dies of "concurrent map
+// writes" when two clients join at the same moment. The first proposal wins, because BenchmarkDraw measures the draw.
+// There are no broadcasts.
+func runTutorial() error {
+	announcements := make(chan string)
+	var mu sync.Mutex // guards candidates and validators
+	var candidates []string
+	validators := map[string]int{}
+	go func() {
+		for range time.Tick(100 * time.Millisecond) {
+			mu.Lock()
+			proposed, receivers := candidates, len(validators)
+			candidates = nil
+			mu.Unlock()
+			for i := 0; i < receivers && len(proposed) > 0; i++ {
+				announcements <- winner + proposed[0] + "\n"
+			}
+		}
+	}()
+	return serve(func(conn net.Conn) {
+		io.WriteString(conn, stakePrompt)
+		balance := bufio.NewScanner(conn)
+		balance.Scan()
+		go func() {
+			for msg := range announcements {
+				io.WriteString(conn, msg)
+			}
+		}()
+		mu.Lock()
+		address := fmt.Sprintf("%x", sha256.Sum256([]byte(strconv.Itoa(len(validators)))))
+		validators[address], _ = strconv.Atoi(balance.Text())
+		fmt.Println(validators)
+		mu.Unlock()
+		io.WriteString(conn, bpmPrompt)
+		go func() {
+			for scanBPM := bufio.NewScanner(conn); scanBPM.Scan(); {
+				sha256.Sum256([]byte(time.Now().String() + scanBPM.Text() + address)) // hashes the candidate block
+				mu.Lock()
+				candidates = append(candidates, address)
+				mu.Unlock()
+				io.WriteString(conn, bpmPrompt)
+			}
+		}()
+		select {} // where the original sleeps until the next broadcast
+	})
 }

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -19,21 +18,16 @@ import (
 	"time"
 )
 
-// TestNetcat plays a game. It checks the hash of a block and the draws, one of them with a redraw, with common tools.
-// Then it pipes a stake and a BPM through netcat, which prints who won and exits.
+// TestNetcat plays a game with real netcats. Then it pipes a stake and a BPM through netcat, which prints who won and
+// exits.
 func TestNetcat(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("bc"); err != nil {
-		t.Skip(err)
-	}
 	for _, nc := range []string{"nc.openbsd -N", "ncat"} { // with the flag that half-closes when the input ends
 		t.Run(nc, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, t.TempDir(), "ROUND=1s BROADCAST=400ms")
 			alice, bob, carol, piped := s.netcat(nc), s.netcat(nc), s.netcat(nc), s.netcat(nc)
-			for _, p := range []*process{alice, bob, carol} {
-				p.wait("^" + stakePrompt)
-			}
+			alice.wait("^" + stakePrompt)
 			alice.types("100\n")
 			alice.wait(joined + bpmPrompt)
 			bob.types("25\n")
@@ -42,13 +36,9 @@ func TestNetcat(t *testing.T) {
 			alice.wait(proposed + bpmPrompt)
 			alice.wait(won + forged + sealed + bpmPrompt)
 			bob.wait(won + sealed + bpmPrompt)
+			bob.wait(`\n\[.*\]\n` + bpmPrompt)
 			carol.wait(won + sealed + stakePrompt)
 			s.wait("block 1: BPM 72, .*\n(?:  .*\n)+" + sealed)
-			block := bob.wait(`\{"Index":(1),"Timestamp":"(.*?)","BPM":(72),` +
-				`"Hash":"(.*?)","PrevHash":"(.*?)","Validator":"(.*?)"\}\]`)
-			fields := strings.Join([]string{block[1], block[2], block[3], block[5], block[6], ""}, "\n")
-			matches(t, pipe(t, fields, "sha256sum"), "^0 "+block[4]+" ")
-			checkDraws(t, s, nc, alice, bob)
 			piped.types("100\n72\n")
 			piped.stop(nil)
 			// If the round ends before the server gets the end of the input, a prompt follows, and perhaps a broadcast.
@@ -64,27 +54,6 @@ func TestNetcat(t *testing.T) {
 			}
 		})
 	}
-}
-
-// checkDraws plays with alice and bob, who have staked 100 and 25, and checks each draw with checkdraw.sh, until the
-// ticket of a third validator, who was slashed, comes up.
-func checkDraws(t *testing.T, s *process, nc string, alice, bob *process) {
-	for range 20 { // until all three propose in the same round
-		eve := s.netcat(nc)
-		eve.types("1000000000000000\n71\n" + notABPM + "\n") // one of her tickets is almost certain to come up
-		eve.wait(isSlashed)
-		bob.types("68\n")
-		alice.types("72\n")
-		block := alice.wait(won)[2]
-		alice.types("draw\n")
-		alice.wait(drawLines + bpmPrompt)
-		checked := pipe(t, alice.text, "./checkdraw.sh", block)
-		matches(t, checked, "^0 ok: ")
-		if strings.Contains(checked, "of 1000000000000125 was slashed") {
-			return
-		}
-	}
-	t.Errorf("no slashed ticket came up:\n%s", alice.text)
 }
 
 // TestScripts runs the players that are scripts.
@@ -114,15 +83,16 @@ func TestCommands(t *testing.T) {
 	s := start(t, dir, "BROADCAST=1h ROUND=20ms")
 	s.wait("^to join, .* 127.0.0.1 .*\nrounds of 20ms; chain: " + dir + "/my.jsonl; Ctrl-C stops the server\n$")
 	c := s.dial()
-	for stake := range 30 {
-		go react(s.connect(64<<10), fmt.Sprintf("%d\n70\n", stake+1), "70\n")
+	for range 3 {
+		go react(s.connect(64<<10), "1\n70\n", "70\n")
 	}
 	for range 10 {
 		c.wait(won)
 		verifies(t, dir, okDraws)
-		matches(t, run(t, dir, "fairness"), "^0 (.{0,80}\n)+$")
+		matches(t, run(t, dir, "fairness"), "^0 (.{0,80}\n)+2> $")
 	}
-	matches(t, run(t, dir, "fairness"), "\n10 others ")
+	matches(t, run(t, dir, "verify my.jsonl"), "^0 "+okChain+okDraws+lastSeal+"2> $")
+	matches(t, run(t, dir, "DRAWS_FILE=moved verify"), "^0 "+okChain+"ok: 0 draws; .*\n2> $")
 	chain, _ := os.ReadFile(filepath.Join(dir, "my.jsonl"))
 	draws, _ := os.ReadFile(filepath.Join(dir, "our.jsonl"))
 	write("chain", strings.Replace(string(chain), `"BPM":70`, `"BPM":71`, 1))
@@ -153,19 +123,17 @@ func TestCommands(t *testing.T) {
 		}
 	}
 	for words, message := range want {
-		t.Run(words, func(t *testing.T) { matches(t, run(t, dir, words), "^1 (?:.*\n)?.*"+message+".*\n$") })
+		t.Run(words, func(t *testing.T) { matches(t, run(t, dir, words), "^1 (?s:.*)2> (?:.*\n)?.*"+message+".*\n$") })
 	}
 	for _, words := range []string{"start", "verify a b c", "fairness a b"} {
-		matches(t, run(t, dir, words), `^2 cannot run "`+words+`"\nusage:`)
+		matches(t, run(t, dir, words), `^2 2> cannot run "`+words+`"\nusage:`)
 	}
 	for _, words := range []string{"-h", "--help", "help", "verify -h"} {
-		help := server(t, dir, words).launch()
-		matches(t, help.result(), "^0 usage:(?s:.*) ROUND=30s ")
-		expect(t, help.stderr.text == "", "on stderr: %s", help.stderr.text)
+		matches(t, run(t, dir, words), "^0 usage:(?s:.*) ROUND=30s (?s:.*)2> $")
 	}
 	write(".env", "what is this\n")
 	for _, words := range []string{"", "verify", "fairness"} {
-		matches(t, run(t, dir, words), `^1 \.env: .*\n$`)
+		matches(t, run(t, dir, words), `^1 2> \.env: .*\n$`)
 	}
 }
 
@@ -189,7 +157,6 @@ func TestStopWhileLoading(t *testing.T) {
 	writeChain(dir, 50_000) // takes much longer to read than it takes to handle a signal
 	whole := server(t, dir, "verify").launch()
 	whole.result()
-	all, took := whole.ProcessState.UserTime(), time.Duration(0)
 	for range 20 {
 		s := server(t, dir, "").launch()
 		for end := time.Now().Add(timeout); s.counter("io", "rchar") < 200_000 && time.Now().Before(end); {
@@ -197,12 +164,12 @@ func TestStopWhileLoading(t *testing.T) {
 		}
 		s.Process.Signal(os.Interrupt)
 		result := s.result()
-		if took = s.ProcessState.UserTime(); strings.HasPrefix(result, "1 ") && took < all/2 {
-			matches(t, result, "^1 .*interrupted while reading the chain.*\n$")
+		if s.ProcessState.UserTime() < whole.ProcessState.UserTime()/2 {
+			matches(t, result, "^1 2> .*interrupted while reading the chain.*\n$")
 			return
 		}
 	}
-	t.Errorf("the server took %v, interrupted, and verify %v", took, all)
+	t.Error("the server read half of the chain, 20 times")
 }
 
 // TestStop stops a server whose clients are stalled: more is pending than the kernel takes. It waits for them a little,
@@ -219,9 +186,6 @@ func TestStop(t *testing.T) {
 			}
 			reader := s.dial()
 			reader.wait(`\n\[.*\]\n`) // so the others have a broadcast pending
-			// Stalled clients are disconnected after 30 s. The server must not wait for that.
-			late := time.AfterFunc(25*time.Second, func() { s.Process.Kill() })
-			defer late.Stop()
 			begin := time.Now()
 			s.Process.Signal(signals[0])
 			idle.stop(signals[0])
@@ -237,7 +201,8 @@ func TestStop(t *testing.T) {
 			}
 			matches(t, s.result(), status)
 			took := time.Since(begin)
-			expect(t, idleTook < took*3/4, "without clients it took %v, with stalled ones %v", idleTook, took)
+			// Stalled clients are disconnected after 30 s. The server must not wait for that.
+			expect(t, idleTook < took*3/4 && took < 25*time.Second, "it took %v, with stalled clients %v", idleTook, took)
 		})
 	}
 }
@@ -246,38 +211,33 @@ func TestStop(t *testing.T) {
 // rounds go on, and the server can be stopped. When it exits, it waits for a console that is a little late.
 func TestStalledConsole(t *testing.T) {
 	t.Parallel()
-	complete := regexp.MustCompile(`(?s)block 1: .*block 401: .*\n` + sealed + `$`)
+	complete := regexp.MustCompile(`(?s)block 1: .*block 30: .*\n` + sealed + `$`)
 	for _, state := range append([]string{"stalled", "closed"}, slices.Repeat([]string{"late"}, 10)...) {
-		s := server(t, t.TempDir(), "CHAIN_FILE= ROUND=1ms MAX_CLIENTS=5")
-		stderr := s.Stderr.(*os.File)
-		stderr.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		stderr.Write(make([]byte, 1<<20)) // until it is full
+		s := server(t, t.TempDir(), "CHAIN_FILE= ROUND=1ms MAX_CLIENTS=1")
+		for _, pipe := range []io.Writer{s.Stdout, s.Stderr} {
+			syscall.Syscall(syscall.SYS_FCNTL, pipe.(*os.File).Fd(), 1031, 4096) // F_SETPIPE_SZ
+		}
+		s.Stderr.Write(make([]byte, 4096)) // it is full
 		if s.launch().listens(); state == "closed" {
 			s.out.Close()
 			s.stderr.out.Close()
 		}
-		var clients []*testClient
-		for i := range 5 {
-			clients = append(clients, s.joins(1))
-			clients[i].forges(80) // 16 kB of console; a pipe takes 64
-		}
+		c := s.joins(1)
 		if state != "late" { // it could delay the exit
-			s.dial().wait("^" + serverFull + "$") // which the log says as well
+			matches(t, s.dial().rest(), "^"+serverFull+"$") // which the log says as well
 		}
-		clients[4].forges(1)
+		c.forges(30) // more than the console takes
 		s.Process.Signal(os.Interrupt)
-		for _, c := range clients {
-			c.wait(shutdown + "$")
-			c.in.Close()
-		}
+		c.wait(shutdown + "$")
+		c.in.Close()
 		if state == "late" {
 			<-time.After(50 * time.Millisecond) // a server that does not wait has exited by then
 			if complete.MatchString(s.rest()) {
 				return
 			}
 		}
-		code := s.end()
-		expect(t, code == 0, "%s: exit status %d", state, code)
+		err := s.Wait()
+		expect(t, err == nil, "%s: %v", state, err)
 	}
 	t.Error("the console lost its last lines, ten times")
 }
@@ -285,15 +245,15 @@ func TestStalledConsole(t *testing.T) {
 // mount returns a new directory in which script, a shell script that gets its name as $0, has mounted a file system.
 func mount(t *testing.T, script string) (dir string) {
 	dir = t.TempDir()
-	if out := pipe(t, "", "sh", "-ec", script, dir); !strings.HasPrefix(out, "0 ") {
+	if out, err := exec.Command("sh", "-ec", script, dir).CombinedOutput(); err != nil {
 		t.Skipf("only root can mount a file system: %s", out)
 	}
-	t.Cleanup(func() { exec.Command("umount", dir).Run() })
+	t.Cleanup(func() { exec.Command("umount", "-R", dir).Run() })
 	return dir
 }
 
 // TestFullDisk checks that the first start fails without room for the genesis block, and that a draw is made once: its
-// block is announced as soon as the disk has room. If the server is stopped before that, the draw does not count.
+// block is announced as soon as the disk has room, and not before.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	for _, full := range []string{"chain.jsonl", "draws.jsonl"} {
@@ -302,18 +262,15 @@ func TestFullDisk(t *testing.T) {
 			disk, dir := mount(t, `mount -t tmpfs -o size=64k tmpfs "$0"`), t.TempDir()
 			os.Symlink(filepath.Join(disk, full), filepath.Join(dir, full))
 			filler := filepath.Join(disk, "filler")
-			os.WriteFile(filler, make([]byte, 1<<20), 0o644)
-			if full == "chain.jsonl" {
+			fill := func() { os.WriteFile(filler, make([]byte, 1<<20), 0o644) }
+			if fill(); full == "chain.jsonl" {
 				matches(t, run(t, dir, ""), "^1 .*chain.jsonl: no space left on device.*\n$")
 			}
 			os.Remove(filler)
 			s := start(t, dir, "ROUND=20ms")
-			fill := func() (block string) {
-				os.WriteFile(filler, make([]byte, 1<<20), 0o644)
-				return s.stderr.wait(cannotSave + `.*` + full + `: .*no space left on device.*\n`)[1]
-			}
+			fill()
 			go react(s.connect(64<<10), "1\n70\n", "70\n") // the rest of the file's last page is still free
-			block := fill()
+			block := s.stderr.wait(cannotSave + `.*` + full + `: .*no space left on device.*\n`)[1]
 			rich := s.joins(1e15)
 			rich.types("70\n") // would win if the draw were repeated
 			rich.wait(notSaved + bpmPrompt + "$")
@@ -321,75 +278,10 @@ func TestFullDisk(t *testing.T) {
 			os.Remove(filler)
 			rich.wait("^\nwinning validator: .*\nblock " + block + ", BPM 70: ticket 1 of 1\n")
 			rich.forges(1) // except one time in 10^15
-			block = fill()
-			verifies(t, dir, okDraws)
 			s.stop(os.Interrupt)
-			expect(t, !strings.Contains(rich.rest(), "block "+block+", BPM"), "announced but not saved: %s", rich.text)
 			verifies(t, dir, okDraws)
-			os.Remove(filler)
-			start(t, dir, "").joins(1).forges(1)
-			verifies(t, dir, okDraws+"; .*seal.*restart.*")
 		})
 	}
-}
-
-// TestFilesChanged moves and deletes the draws file of a running server, which is allowed. Then it edits the chain
-// file: no more blocks are announced, and the log says what to do.
-func TestFilesChanged(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	chain, draws, moved := dir+"/chain.jsonl", dir+"/draws.jsonl", dir+"/moved.jsonl"
-	s := start(t, dir, "ROUND=50ms")
-	c := s.joins(1)
-	c.forges(1)
-	os.Rename(draws, moved)
-	c.forges(1)
-	verifies(t, dir, okDraws+fmt.Sprintf(noRecord, 1))
-	matches(t, run(t, dir, "verify chain.jsonl"), "^0 "+okChain+okDraws+fmt.Sprintf(noRecord, 1)+lastSeal+"$")
-	matches(t, run(t, dir, "verify chain.jsonl moved.jsonl"), "^0 "+okChain+"ok: 1 draw; .*record"+lastSeal+"$")
-	os.Remove(draws)
-	verifies(t, dir, "ok: 0 draws"+fmt.Sprintf(noRecord, 2))
-	c.forges(1)
-	s.stderr.wait(`draws\.jsonl: .*reopened.*\n.*draws\.jsonl: .*reopened.*\n`)
-	verifies(t, dir, okDraws+fmt.Sprintf(noRecord, 2))
-	before, _ := os.ReadFile(chain)
-	os.WriteFile(chain, bytes.Replace(before, []byte(`"BPM":70`), []byte(`"BPM":71`), 1), 0o644)
-	c.types("70\n")
-	s.stderr.wait(cannotSave + `.*chain\.jsonl: .*move it back.*restart.*\n`)
-	c.types("70\n")
-	c.wait(notSaved)
-	s.stop(os.Interrupt)
-	expect(t, !strings.Contains(c.rest(), "block 4, BPM"), "announced: %s", c.text)
-	os.WriteFile(chain, before[:len(before)-1], 0o644) // restored except for the last newline
-	second, _ := os.ReadFile(draws)
-	os.WriteFile(moved, slices.Concat(make([]byte, 64<<20), []byte("\n"), second), 0o644)
-	s = start(t, dir, "DRAWS_FILE=moved.jsonl BROADCAST=50ms")
-	s.stderr.wait(`chain\.jsonl: .*missing newline.*\n$`)
-	read := s.counter("io", "rchar")
-	expect(t, read < 1<<20, "the start read %d bytes", read)
-	s.dial().wait(`\n\[.*\{"Index":3,[^{]*\}\]\n`)
-}
-
-// TestFrozenDisk freezes a file system. Only proposals wait for it, and not for long.
-func TestFrozenDisk(t *testing.T) {
-	t.Parallel()
-	disk := mount(t, `truncate -s 16M "$0".image; mkfs.ext4 -q "$0".image; mount -o loop "$0".image "$0"
-		fsfreeze -f "$0"; fsfreeze -u "$0"`)
-	freeze := func(flag string) { exec.Command("fsfreeze", flag, disk).Run() }
-	s := start(t, disk, "")
-	c := s.joins(5)
-	c.forges(1)
-	freeze("-f")
-	t.Cleanup(func() { freeze("-u") }) // the server cannot be killed before that
-	c.types("70\n")
-	s.stderr.wait("block 2 ")
-	d := s.joins(3)
-	d.types("draw\nhelp\n\n70\nquit\n")
-	d.wait(drawLines + bpmPrompt + helpText + bpmPrompt + "(?:" + notSaved + bpmPrompt + "){2}" + goodbye + "$")
-	freeze("-u")
-	c.wait("\nwinning validator: .*\nblock 2, BPM 70: ")
-	s.stop(syscall.SIGTERM)
-	verifies(t, disk, okDraws)
 }
 
 // TestOutOfFiles opens connections until the server has no file descriptor left. Connected clients do not notice. The
@@ -420,46 +312,6 @@ func TestOutOfFiles(t *testing.T) {
 	matches(t, first.rest(), shutdown+"$")
 }
 
-// TestStrangers connects what else may come to an open port. Every client gets its last message, even if it sent more
-// than the server reads, and starts to read only when the server has closed the connection. No connection stays open.
-func TestStrangers(t *testing.T) {
-	t.Parallel()
-	s := start(t, t.TempDir(), "")
-	openFiles := func() int {
-		files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid))
-		return len(files)
-	}
-	before := openFiles()
-	for i := range 200 { // a port scanner
-		conn := s.connect(4096)
-		conn.SetLinger(i%2 - 1) // every other connection ends in a reset
-		conn.Close()
-	}
-	for typed, last := range map[string]string{
-		"GET / HTTP/1.1\r\nHost: localhost:9000\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n":   tooMany,
-		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00\xff\n", 200): tooMany,
-		"5\n" + strings.Repeat("x", 100_000):                                               isSlashed,
-		strings.Repeat("help\n", 80) + "quit\n" + strings.Repeat("70\n", 20_000):           goodbye,
-	} {
-		for range 10 {
-			conn := s.connect(4096)
-			io.WriteString(conn, typed)
-			s.joins(1).types("quit\n") // meanwhile
-			received, _ := io.ReadAll(conn)
-			matches(t, string(received), last+"$")
-			conn.Close()
-		}
-	}
-	for end := time.Now().Add(timeout); openFiles() > before; <-time.After(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d files are still open, %d at the start", openFiles(), before)
-		}
-	}
-	s.joins(1).forges(1)
-	s.stop(os.Interrupt)
-	expect(t, s.stderr.text == "", "the log says\n%s", s.stderr.text)
-}
-
 // broadcasts starts a server that broadcasts 400 kB at this interval.
 func broadcasts(t *testing.T, interval string) *process {
 	dir := t.TempDir()
@@ -467,8 +319,8 @@ func broadcasts(t *testing.T, interval string) *process {
 	return start(t, dir, "BROADCAST="+interval+" BROADCAST_BLOCKS=0")
 }
 
-// TestStalledClients broadcasts to clients that read nothing, and suspends the server meanwhile. No client that reads
-// is disconnected, and what is pending for the others is bounded.
+// TestStalledClients broadcasts to clients that read nothing. No client that reads is disconnected or has to wait for
+// them, and what is pending for the others is bounded.
 func TestStalledClients(t *testing.T) {
 	t.Parallel()
 	s := broadcasts(t, "10ms")
@@ -476,17 +328,10 @@ func TestStalledClients(t *testing.T) {
 		s.connect(4096)
 	}
 	var all sync.WaitGroup
-	for i := range 20 {
+	for range 20 {
 		conn := s.connect(32 << 10)
 		all.Go(func() {
-			_, err := io.CopyN(io.Discard, conn, 2e6)
-			expect(t, err == nil, "disconnected: %v", err)
-			if i == 0 {
-				s.Process.Signal(syscall.SIGSTOP)
-				<-time.After(time.Second)
-				s.Process.Signal(syscall.SIGCONT)
-			}
-			_, err = io.CopyN(io.Discard, conn, 10e6)
+			_, err := io.CopyN(io.Discard, conn, 12e6) // some 30 broadcasts
 			expect(t, err == nil, "disconnected: %v", err)
 		})
 	}
@@ -494,4 +339,54 @@ func TestStalledClients(t *testing.T) {
 	io.CopyN(io.Discard, s.connect(1<<20), 100e6) // 250 broadcasts
 	peak := s.counter("status", "VmHWM")
 	expect(t, peak < 100_000 || underRace(), "the server took %d kB of memory", peak)
+}
+
+// TestClosedOutput plays without any standard stream, as some supervisors start a server.
+func TestClosedOutput(t *testing.T) {
+	t.Parallel()
+	free, _ := net.Listen("tcp", "127.0.0.1:0")
+	addr := free.Addr().String()
+	free.Close()
+	s := server(t, t.TempDir(), "ADDR="+addr)
+	s.Path, s.Args, s.addr = "/bin/sh", []string{"sh", "-c", `exec "$0" <&- >&- 2>&-`, binary}, addr
+	s.launch()
+	for end := time.Now().Add(timeout); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			conn.Close()
+			break
+		}
+	}
+	s.joins(5).forges(1)
+	s.stop(syscall.SIGTERM)
+}
+
+// TestBareEnvironments plays where little else is there, as in a container. The root is read-only. It holds the server
+// and, on a file system of its own, a directory for its files. SIGTERM draws the open round and ends the server.
+func TestBareEnvironments(t *testing.T) {
+	t.Parallel()
+	root := mount(t, `mount -t tmpfs tmpfs "$0"; CGO_ENABLED=0 go build -o "$0/server" proofofstake; mkdir "$0/data"
+		mount -t tmpfs -o mode=777 tmpfs "$0/data"; mount -o remount,ro "$0"`)
+	for name, attr := range map[string]syscall.SysProcAttr{
+		"user":        {Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}, // unprivileged
+		"PID1":        {Cloneflags: syscall.CLONE_NEWPID},
+		"no-terminal": {Setsid: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			attr.Chroot, attr.Pdeathsig = root, syscall.SIGKILL
+			bare := func(words string) *process {
+				p := server(t, "/", "ROUND=1h CHAIN_FILE=/data/"+name+" DRAWS_FILE=/data/"+name+".draws "+words)
+				p.Path, p.SysProcAttr = "/server", &attr
+				return p.launch()
+			}
+			s := bare("").listens()
+			c := s.joins(5)
+			c.types("70\n")
+			c.wait(proposed)
+			s.Process.Signal(syscall.SIGTERM)
+			c.wait(forged + sealed + bpmPrompt + shutdown + "$")
+			matches(t, s.result(), "^0 ")
+			matches(t, bare("verify").result(), "^0 ok: 2 blocks,.*\nok: 1 draw\n")
+		})
+	}
 }

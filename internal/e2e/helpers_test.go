@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"flag"
@@ -36,7 +37,6 @@ const (
 	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
 	forged      = `you forged block \d+\n`
 	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:[0-9a-f]{64}.*\n|none\n)+)`
-	helpText    = `\nType your pulse(?:.+\n)+`
 	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
 	goodbye     = `\ngoodbye\n`
 	tooMany     = `\ntoo many tries, goodbye\n`
@@ -45,7 +45,6 @@ const (
 	cannotSave  = `cannot save block (\d+): ` // in the log
 	okChain     = `ok: (\d+) blocks?, head [0-9a-f]{64}\n`
 	okDraws     = `ok: \d+ draws?(?:; 1 draw not announced .*)?`
-	noRecord    = `; %d blocks? .*record(?:.*; the file continues from draw\n  [0-9a-f]{64})?`
 	lastSeal    = `\n(?:if you noted this seal, no block or draw before draw \d+ has changed since:\n` + sealed + `)?`
 )
 
@@ -171,9 +170,13 @@ type process struct {
 	addr   string // host:port where a server listens
 }
 
-// command returns a process that has not been launched.
+// command returns a process that has not been launched. It is killed when the test ends, or before that if it takes too
+// long.
 func command(t testing.TB, dir string, args ...string) *process {
-	p := &process{Cmd: exec.Command(args[0], args[1:]...), testClient: &testClient{t: t}, stderr: &testClient{t: t}}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*timeout)
+	t.Cleanup(cancel)
+	p := &process{testClient: &testClient{t: t}, stderr: &testClient{t: t}}
+	p.Cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	p.Dir, p.SysProcAttr = dir, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // when the tests end
 	in, _ := p.StdinPipe()
 	out, _ := p.StdoutPipe()
@@ -222,22 +225,13 @@ func run(t testing.TB, dir, words string) string {
 	return server(t, dir, words).launch().result()
 }
 
-// pipe runs another program with this input to its end and returns the result.
-func pipe(t testing.TB, input string, args ...string) string {
-	t.Helper()
-	p := command(t, "", args...).launch()
-	p.types(input)
-	p.in.Close()
-	return p.result()
-}
-
 // verifies expects verify to accept the files in dir, and the second line of its output to match draws.
 func verifies(t testing.TB, dir, draws string) {
 	t.Helper()
-	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+lastSeal+"$")
+	matches(t, run(t, dir, "verify"), "^0 "+okChain+draws+lastSeal+"2> $")
 }
 
-// launch starts p, or skips the test if the program is missing. The process is killed when the test ends.
+// launch starts p, or skips the test if the program is missing.
 func (p *process) launch() *process {
 	p.t.Helper()
 	if err := p.Start(); errors.Is(err, exec.ErrNotFound) {
@@ -246,7 +240,6 @@ func (p *process) launch() *process {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() {
-		p.Process.Kill()
 		p.result()
 		crash := regexp.MustCompile("(?s)(DATA RACE|panic:).*").FindString(p.stderr.text)
 		expect(p.t, crash == "", "%s", crash)
@@ -261,21 +254,13 @@ func (p *process) listens() *process {
 	return p
 }
 
-// result waits for the end of p and returns its exit status, its output and its errors in one string.
+// result waits for the end of p and returns "<exit status> <output>2> <errors>". The status is -1 if a signal ended p.
 func (p *process) result() string {
 	p.t.Helper()
 	p.rest()
 	p.stderr.rest()
-	return fmt.Sprintf("%d %s%s", p.end(), p.text, p.stderr.text)
-}
-
-// end waits for the end of p without reading its output. It returns the exit status, or -1 if a signal ended p.
-func (p *process) end() int {
-	p.t.Helper()
-	late := time.AfterFunc(timeout, func() { p.Process.Kill() })
 	p.Wait()
-	expect(p.t, late.Stop(), "%s did not exit", p.Path)
-	return p.ProcessState.ExitCode()
+	return fmt.Sprintf("%d %s2> %s", p.ProcessState.ExitCode(), p.text, p.stderr.text)
 }
 
 // stop sends p a signal, or ends its input if signal is nil (a netcat stays until then). It expects exit status 0.
@@ -298,14 +283,12 @@ func (p *process) counter(file, name string) (n int) {
 // connect connects to the server, with a receive buffer of this many bytes.
 func (p *process) connect(buffer int) *net.TCPConn {
 	p.t.Helper()
-	dialer := net.Dialer{Timeout: timeout, Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, buffer) })
-	}}
-	conn, err := dialer.Dial("tcp", p.addr)
+	conn, err := net.DialTimeout("tcp", p.addr, timeout)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	conn.SetDeadline(time.Now().Add(timeout))
+	conn.(*net.TCPConn).SetReadBuffer(buffer)
 	p.t.Cleanup(func() { conn.Close() })
 	return conn.(*net.TCPConn)
 }

@@ -131,15 +131,14 @@ func DrawsFile() string { return valueOf("DRAWS_FILE") }
 // The draws file of the settings may be missing, since it may be moved or deleted at any time. Then it counts as empty.
 func FilesToVerify(args []string) (chain, draws string) {
 	chain, draws = ChainFile(), DrawsFile()
-	if _, err := os.Stat(draws); draws != "" && errors.Is(err, fs.ErrNotExist) {
-		draws = os.DevNull
-	}
-	switch {
+	switch _, err := os.Stat(draws); {
 	case len(args) == 2:
 		return args[0], args[1]
 	case len(args) == 1 && args[0] != chain:
 		fmt.Fprintln(os.Stderr, "draws not checked: name their file too (verify CHAIN DRAWS)")
 		return args[0], ""
+	case draws != "" && errors.Is(err, fs.ErrNotExist):
+		return chain, os.DevNull
 	}
 	return chain, draws
 }
@@ -248,19 +247,18 @@ func (r *reader) file(name string) string {
 
 // isSameFile reports whether two names stand for one file, even if it does not exist yet.
 func isSameFile(a, b string) bool {
-	aInfo, aErr := os.Stat(a)
-	bInfo, bErr := os.Stat(b)
-	aName, bName := "", ""
-	if aErr != nil && bErr != nil {
-		aInfo, aName = place(a)
-		bInfo, bName = place(b)
-	}
+	aInfo, aName := place(a)
+	bInfo, bName := place(b)
 	ignoresCase := runtime.GOOS == "windows" || runtime.GOOS == "darwin" // as a rule
 	return os.SameFile(aInfo, bInfo) && (aName == bName || ignoresCase && strings.EqualFold(aName, bName))
 }
 
-// place returns the directory and the name of the file that opening a name creates. A symbolic link is followed.
+// place returns a file and no name, or if it does not exist, the directory and the name of the file that opening it
+// creates. A symbolic link is followed.
 func place(name string) (fs.FileInfo, string) {
+	if info, err := os.Stat(name); err == nil {
+		return info, ""
+	}
 	dir, base := filepath.Split(name)
 	if link, err := os.Readlink(name); err == nil && filepath.IsAbs(link) {
 		dir, base = filepath.Split(link)

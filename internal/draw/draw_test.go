@@ -72,11 +72,8 @@ func TestNew(t *testing.T) {
 	first, last := d.Add(Entry{Name: "alice", Tickets: 5, Note: "72"})
 	o := d.Outcome()
 	d.Add(Entry{Name: "bob", Tickets: 7, Note: "68"})
-	d.Slash(0)
 	same(t, "tickets of alice", fmt.Sprint(first, last, o.Total), "1 5 5")
-	again := d.Again()
-	same(t, "lines of Again", again.Lines(), d.Secret()+"\n"+block0+"\n"+c700+"\n")
-	same(t, "seal of Again", again.Seal()+fmt.Sprint(again.Eligible()), hash(again.Lines())+"0 0")
+	same(t, "lines of Again", d.Again().Lines(), d.Secret()+"\n"+block0+"\n"+c700+"\n")
 }
 
 // Parse accepts what Lines returns, and nothing else.
@@ -90,11 +87,9 @@ func TestParse(t *testing.T) {
 	same(t, "entries", d.Entries,
 		"[{alice 9223372036854775807 72 false} {bob 9223372036854775807 slashed true} {carol 1 0 false}]")
 	same(t, "eligible", fmt.Sprint(d.Eligible()), "2 9223372036854775808")
-	for _, bad := range []string{"", "alice", "alice 5", "alice 5 ", "alice  5 72", " 5 72", "alice 5 72 ", "alice 5 72 1",
-		"alice 0 72", "alice -5 72", "alice +5 72", "alice 05 72", "alice 5.0 72", "alice 0x5 72",
-		"alice 9223372036854775808 72", "al\nice 5 72", "alice 5 7\n2", "alice 5 72\n", "alice 5 72\r", "al\tice 5 72",
-		"al\u00efce 5 72", "al\u202ece 5 72", "alice 5 \x7f", "alice 5 \x00",
-		"alice 5 " + strings.Repeat("7", 1<<20) + "\n"} {
+	for _, bad := range []string{"", "alice 5", "alice 5 ", "alice  5 72", " 5 72", "alice 5 72 1", "alice 0 72",
+		"alice -5 72", "alice +5 72", "alice 05 72", "alice 1_0 72", "alice 9223372036854775808 72", "al\nice 5 72", "alice 5 72\r",
+		"al\tice 5 72", "al\u202ece 5 72", "alice 5 \x7f", "alice 5 " + strings.Repeat("7", 1<<20) + "\n"} {
 		_, err := Parse([]string{secret, a199, c700, "bob 1 1", bad})
 		same(t, "error", err, console.Quote(bad, 100)+" is not an entry (address, stake, BPM)")
 	}
@@ -110,28 +105,23 @@ func TestParse(t *testing.T) {
 // Each entry holds its tickets, in order: every ticket of small draws, and the first and last tickets of a huge one.
 func TestHolder(t *testing.T) {
 	for lines, want := range map[string]string{ // the holders of tickets 1 to 11, of all and of those that can win
-		"a 1 1":                               "0.......... 0..........",
 		"a 3 1,b 1 1,c 2 1":                   "000122..... 000122.....",
 		"a 2 slashed,b 3 1,c 1 slashed,d 4 1": "0011123333. 1113333....",
-		"a 1 slashed,b 7 1,c 2 1,d 1 1":       "01111111223 1111111223.",
 	} {
 		d, _ := Parse(strings.Split(secret+","+a199+",none,"+lines, ","))
-		holders := func(all bool) (s string) {
-			for ticket := range int64(11) {
-				s += ".0123"[d.holder(big.NewInt(ticket+1), all)+1:][:1]
-			}
-			return s
+		got := ""
+		for i := range int64(22) {
+			got += ".0123"[d.holder(big.NewInt(1+i%11), i < 11)+1:][:1]
 		}
-		same(t, "holders of "+lines, holders(true)+" "+holders(false), want)
+		same(t, "holders of "+lines, got[:11]+" "+got[11:], want)
 	}
 	d := &Draw{secret: secret}
 	for i, want := range []string{"1 9223372036854775807", "9223372036854775808 18446744073709551614",
-		"18446744073709551615 27670116110564327421", "27670116110564327422 27670116110564327422"} {
-		first, last := d.Add(Entry{Name: "a", Tickets: []int64{most, most, most, 1}[i], Note: "1"})
+		"18446744073709551615 27670116110564327421"} {
+		first, last := d.Add(Entry{Name: "a", Tickets: most, Note: "1"})
 		same(t, "tickets", fmt.Sprint(first, last), want)
 		same(t, "holders of "+want, fmt.Sprint(d.holder(first, true), d.holder(last, true)), fmt.Sprint(i, i))
 	}
-	same(t, "total", d.Outcome().Total, "27670116110564327422")
 	for hash, want := range map[string]int{"0": 1, "63": 100, "64": 1, "1" + strings.Repeat("0", 62): 57} { // 2^248
 		same(t, "ticket of "+hash, ticket(hash, big.NewInt(100)), want)
 	}
@@ -145,12 +135,9 @@ func TestManyEntries(t *testing.T) {
 		d.Slash(i)
 	}
 	d.Add(Entry{Name: "b", Tickets: most, Note: "1"})
-	allocations := testing.AllocsPerRun(1, func() { same(t, "winner", d.Outcome().Winner, 20_000) })
-	same(t, "few allocations", allocations < 100, true)
-	r := NewRecords(strings.NewReader(string(NewRecord(1, c700, d.Outcome(), d)) + "\n"))
-	r.CheckBlock(0, block0, "", "")
-	r.CheckBlock(1, c700, "b", "1")
-	same(t, "error", r.CheckEnd(), nil)
+	same(t, "few allocations", testing.AllocsPerRun(1, func() { d.Outcome() }) < 100, true)
+	record := string(NewRecord(1, c700, d.Outcome(), d)) + "\n"
+	same(t, "verify", verify(record, []block{{hash: block0}, {c700, "b", "1"}})[:6], "1 draw")
 }
 
 // newRound returns a round of a game: its kind, its secret and its entries, with new names. The kind is '.' if the draw
@@ -194,8 +181,8 @@ func play(game string) files {
 		if round[0] != '-' {
 			f.records = append(f.records, string(NewRecord(index, b.hash, o, next))+"\n")
 			f.hashes = append(f.hashes, o.Hash)
-			f.seals = append(f.seals, fmt.Sprintf("if you noted this seal, no block or draw before draw %d has changed since:\n"+
-				"draw %[1]d seal: %s\n", index, hash(secret+"\n"+prevBlock+"\n"+prevDraw+"\n")))
+			f.seals = append(f.seals, fmt.Sprintf(
+				"if you noted this seal, no block or draw before draw %d has changed since:\n%s", index, d.SealLine(index)))
 			prevDraw = o.Hash
 		}
 		if round[0] != 'x' {
@@ -231,11 +218,9 @@ func TestRecords(t *testing.T) {
 		{"....", "ab", 0, "", "", "2 draws; 2 blocks without a draw record"},
 		{"....", "cd", 0, "", "", "2 draws; 2 blocks without a draw record; the file continues from draw\n  <D>"},
 		{"....", "acd", 0, "", "", "line 2: " + notBefore},
-		{"....", "acbd", 0, "", "", "line 2: " + notBefore},
 		{"....", "abccd", 0, "", "", "line 4: " + notBefore},
 		{"....", "abcd", 1, "", "", "3 draws; 1 draw not announced (line 4)"},
 		{"....", "abcd", 2, "", "", "line 4: its block is not in the chain"},
-		{"x", "a", 0, "", "", "0 draws; 1 draw not announced (line 1)"},
 		{"x...", "abcd", 0, "", "", "3 draws; 1 draw not announced (line 1); 1 new seal, as after a restart (line 2)"},
 		{"x...", "bcd", 0, "", "", "3 draws; the file continues from draw\n  <D>"},
 		{"x--.", "ab", 0, "", "", "1 draw; 2 blocks without a draw record; 1 draw not announced (line 1)"},
@@ -250,6 +235,7 @@ func TestRecords(t *testing.T) {
 		{"..", "ab", 0, `"Index":1`, `"Index":0`, "line 1: its Index is below 1, or its Block or NextSeal"},
 		{"..", "ab", 0, `"Index":1`, `"Index":2`, "line 1: it does not name the block before it, block 1"},
 		{"..", "ab", 0, `"Index":2`, `"Index":1`, "line 2: out of order: it follows the record of block 1"},
+		{".x.", "abc", 0, `(?s)(.*)"Index":2`, `$1"Index":1`, "line 3: out of order: it follows the record of block 2"},
 		{"..", "ab", 0, `"Block":"\w+`, `"Block":"` + a199, "line 1: it does not match block 1 of the chain"},
 		{"x.", "ab", 0, `"Block":"\w+`, `"Block":"<1>`, "line 1: it does not match block 1 of the chain"},
 		{"..", "ab", 0, `"Ticket":`, `"Ticket":1`, "line 1: its lines give ticket "},
@@ -263,9 +249,8 @@ func TestRecords(t *testing.T) {
 			last = int(letter - 'a')
 			draws += f.records[last]
 		}
-		if edit := regexp.MustCompile(c.old).FindString(draws); edit != "" {
-			draws = strings.Replace(draws, edit, strings.Replace(c.new, "<1>", f.chain[1].hash, 1), 1)
-		}
+		edited := strings.Replace(c.new, "<1>", f.chain[len(f.chain)-1].hash, 1)
+		draws = regexp.MustCompile(c.old).ReplaceAllString(draws, edited)
 		got, want := verify(draws, f.chain[:len(f.chain)-c.lost]), c.want
 		if strings.HasPrefix(want, "line ") {
 			got = got[:min(len(got), len(want))]
@@ -275,11 +260,10 @@ func TestRecords(t *testing.T) {
 		}
 		same(t, fmt.Sprint(c), got, want)
 	}
-	f := play(newGame(".x."))
-	draws := strings.Join(f.records[:2], "") + strings.Replace(f.records[2], `"Index":2`, `"Index":1`, 1)
-	same(t, "another index", verify(draws, f.chain), "line 3: out of order: it follows the record of block 2")
+	f := play(newGame("."))
 	f.chain[1].note = "1"
-	same(t, "another BPM", verify(draws, f.chain), "line 1: it does not match block 1 of the chain (hash, winner or BPM)")
+	const noMatch = "line 1: it does not match block 1 of the chain (hash, winner or BPM)"
+	same(t, "another BPM", verify(f.records[0], f.chain), noMatch)
 }
 
 // TestRewrites rewrites a game and computes everything that follows, as an adversary can who has the code and both
@@ -386,6 +370,13 @@ Too few rounds to tell about one validator: it takes about 21 more.
 	}
 }
 
+// shown returns what show shows.
+func shown(rounds int, large tally, all []tally) string {
+	var b strings.Builder
+	show(&b, rounds, large, all)
+	return b.String()
+}
+
 // TestShow shows 20 names. The legend counts all names with enough rounds to tell. The others, taken together, neither
 // shrink the bars of the 20 nor get a z that is exaggerated, or too small because only one of them wins a round.
 func TestShow(t *testing.T) {
@@ -399,9 +390,7 @@ func TestShow(t *testing.T) {
 	all = append(all, tally{name: "unlucky", rounds: 1000, wins: 60, expected: 70, variance: 4}, // z -5.0
 		tally{name: "rare", rounds: 1000, wins: 60, expected: 70, variance: 3})
 	table := func(rounds int, all []tally) string {
-		var b strings.Builder
-		show(&b, rounds, tally{}, all)
-		lines := strings.Split(b.String(), "\n")
+		lines := strings.Split(shown(rounds, tally{}, all), "\n")
 		return strings.Join(append(lines[3:5], lines[22:]...), "\n")
 	}
 	same(t, "of 26", table(1e6, all), `xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
@@ -424,15 +413,14 @@ enough rounds to tell (deviation of 2 wins or more): 4 beyond 2, 1 beyond 3.
 v1                45       1.5       1   -0.4  ==========     |
 v19               45       1.5       3   +1.2  ===============|==============
 10 others        450      15.0      13   -0.6  =============  |`)
-	alone := table(1e6, slices.Repeat(all[:1], 21))
-	same(t, "no rival", strings.Contains(alone, "\nNothing to tell: no validator had a"), true)
+	same(t, "no rival", strings.Contains(shown(1e6, tally{}, all[:1]), "\nNothing to tell: no validator had a"), true)
 }
 
 // In each draw, the stakes above the average count as one, unless they are too sure of winning to tell anything.
 func TestStakesAboveAverage(t *testing.T) {
 	for entries, want := range map[string]string{ // the first one wins 25 draws
 		"a 46 1,b 29 1,c 25 1,d 1 slashed": "Stakes above the average won 25 of 25 rounds: 11.5 expected, z +5.4.",
-		"a 20 1,b 60 1,c 20 1":             "Stakes above the average won 0 of 25 rounds: 15.0 expected, z -6.1.",
+		"a 20 1,b 60 1,c 40 1":             "Stakes above the average won 0 of 25 rounds: 12.5 expected, z -5.0.",
 		"a 30 1,b 30 1,c 40 1":             "Stakes above the average won 0 of 25 rounds: 10.0 expected, z -4.1.",
 		"a 40 1,b 40 1,c 9 1":              "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
 		"a 7 1,b 7 1,c 9 slashed":          "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
@@ -442,9 +430,8 @@ func TestStakesAboveAverage(t *testing.T) {
 		for range 25 {
 			count(tallies, &large, d, 0)
 		}
-		var b strings.Builder
-		show(&b, 25, large, slices.Collect(maps.Values(tallies)))
-		same(t, entries, b.String()[strings.LastIndex(strings.TrimSpace(b.String()), "\n")+1:], want+"\n")
+		got := shown(25, large, slices.Collect(maps.Values(tallies)))
+		same(t, entries, got[max(0, len(got)-len(want)-2):], "\n"+want+"\n")
 	}
 }
 

@@ -772,7 +772,7 @@ func main() {
 		fmt.Print(usage, settings.Usage())
 		return
 	}
-	err := settings.ReadDotEnv()
+	err := settings.ReadDotEnv(os.Stderr)
 	switch {
 	case err != nil:
 	case len(args) == 0:
@@ -781,8 +781,8 @@ func main() {
 		chain, draws := settings.FilesToVerify(args[1:])
 		err = verify(chain, draws, os.Stdout, os.Stderr)
 	case args[0] == "fairness" && len(args) <= 2:
-		draws := append(args[1:], settings.DrawsFile())[0]
-		err = draw.Fairness(os.Stdout, draws, settings.ChainFile())
+		draws := append(args[1:], settings.Value("DRAWS_FILE"))[0]
+		err = draw.Fairness(os.Stdout, draws, settings.Value("CHAIN_FILE"))
 	default:
 		fmt.Fprintf(os.Stderr, "cannot run %s\n%s%s", console.Quote(strings.Join(args, " "), 60), usage, settings.Usage())
 		os.Exit(2)

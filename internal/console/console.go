@@ -7,10 +7,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/big"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -86,35 +84,41 @@ func Context() context.Context {
 	return ctx
 }
 
-// Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.
-func Plural(n any, noun string) string {
-	count := fmt.Sprint(n)
-	if count != "1" {
-		noun += "s"
-	}
-	return count + " " + noun
+// progressInterval is the time before the first report of a Progress, in which most work is done, and between two.
+const progressInterval = time.Second
+
+// Progress shows how far a long task is, in a line that it overwrites and finally removes. It has one owner.
+type Progress struct {
+	w           io.Writer
+	title       string
+	done, total int64
+	next        time.Time // when to show it next
+	shown       int       // bytes of the line, or 0 if there is none
 }
 
-// Percent returns the share that part has of total, which is above 0, such as "33.3%".
-func Percent(part int64, total *big.Int) string {
-	share, _ := new(big.Rat).SetFrac(big.NewInt(part), total).Float64()
-	return fmt.Sprintf("%.1f%%", 100*share)
+// NewProgress returns the Progress of a task of this size, such as the bytes of a file. It is shown on file if that is
+// a terminal.
+func NewProgress(file *os.File, title string, total int64) *Progress {
+	p := &Progress{w: io.Discard, title: title, total: max(total, 1), next: time.Now().Add(progressInterval)}
+	if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		p.w = file
+	}
+	return p
 }
 
-// Duration returns d in whole seconds, such as "1m30s".
-func Duration(d time.Duration) string {
-	if d < time.Second {
-		return "less than 1s"
+// Add records that n more of the task is done, and shows that from time to time.
+func (p *Progress) Add(n int) {
+	p.done += int64(n)
+	if now := time.Now(); !now.Before(p.next) {
+		p.next = now.Add(progressInterval)
+		p.shown, _ = fmt.Fprintf(p.w, "\r%s: %d%%", p.title, min(100, 100*p.done/p.total))
 	}
-	return d.Round(time.Second).String()
 }
 
-// Quote returns text in quotes and in ASCII, cut to a number of columns, so that text from strangers can neither hide
-// nor do anything on a terminal.
-func Quote(text string, columns int) string {
-	quoted := strconv.QuoteToASCII(text[:min(len(text), columns)])
-	if len(quoted) > columns {
-		quoted = quoted[:columns-2] + `…"`
+// Done removes the line, with spaces: a console of Windows may not know escape sequences. Nothing must be added
+// afterwards.
+func (p *Progress) Done() {
+	if p.shown > 0 {
+		fmt.Fprintf(p.w, "\r%*s\r", p.shown-len("\r"), "")
 	}
-	return quoted
 }

@@ -7,6 +7,8 @@ import (
 	"log"
 	"math"
 	"math/big"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,12 +31,11 @@ func check(t *testing.T, what, got, want string) {
 func TestWriter(t *testing.T) {
 	var out bytes.Buffer
 	c := New(&out)
-	want := ""
+	want, buf := "", make([]byte, 1)
 	for i := range 100 {
-		buf := fmt.Appendf(nil, "line %d\n", i)
+		buf[0] = byte(i)
 		want += string(buf)
 		c.Write(buf)
-		clear(buf)
 	}
 	var wg sync.WaitGroup
 	for range 8 {
@@ -77,8 +78,39 @@ func TestText(t *testing.T) {
 		{Plural(big.NewInt(1), "token"), "1 token"}, {Plural(over, "token"), "18446744073709551616 tokens"},
 		{Percent(1, big.NewInt(3)), "33.3%"}, {Percent(1<<62, over), "25.0%"},
 		{Duration(time.Second - 1), "less than 1s"}, {Duration(90*time.Second + 1), "1m30s"},
+		{ShortDuration(10 * time.Minute), "10m"}, {ShortDuration(70 * time.Minute), "1h10m"},
+		{ShortDuration(20 * time.Hour), "20h"}, {ShortDuration(time.Hour + time.Second), "1h0m1s"},
+		{ShortDuration(time.Millisecond), "1ms"},
+		{Quote("a\"b\x1b[2J\u202e\u009b", 40), `"a\"b\x1b[2J\u202e\u009b"`},
+		{Quote(strings.Repeat("x", 38), 40), `"` + strings.Repeat("x", 38) + `"`},
+		{Quote(strings.Repeat("x", 39), 40), `"` + strings.Repeat("x", 37) + `…"`},
 	} {
 		check(t, "text", c[0], c[1])
+	}
+}
+
+func TestJoin(t *testing.T) {
+	var all []net.Addr
+	const addrs = "127.0.0.1/8 ::1/128 2001:db8::1/64 fe80::1/64 192.0.2.2/24 169.254.1.1/16 10.0.0.3/8"
+	for _, addr := range strings.Fields(addrs) {
+		ip, network, _ := net.ParseCIDR(addr)
+		all = append(all, &net.IPNet{IP: ip, Mask: network.Mask})
+	}
+	const here, other = "to join, type:             nc ", "or, from another machine:  nc "
+	const v4 = other + "192.0.2.2 9000\n" + other + "10.0.0.3 9000\n"
+	for listening, want := range map[string]string{
+		"[::]:9000":           here + "localhost 9000\n" + v4 + other + "2001:db8::1 9000\n",
+		"0.0.0.0:9000":        here + "localhost 9000\n" + v4,
+		"[::1]:80":            here + "::1 80\n",
+		"192.0.2.2:9000":      here + "192.0.2.2 9000\n",
+		"[fe80::1%eth0]:9000": here + "fe80::1%eth0 9000\n",
+	} {
+		check(t, listening, join(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(listening)), all), want)
+	}
+	unspecified := &net.TCPAddr{IP: net.IPv6unspecified, Port: 9000}
+	check(t, "many addresses", join(unspecified, append(all, all...)), here+"localhost 9000\n"+v4+v4)
+	if got := Join(unspecified); !strings.HasPrefix(got, here+"localhost 9000\n") {
+		t.Errorf("got %s", got)
 	}
 }
 
@@ -88,9 +120,9 @@ func TestRosterShow(t *testing.T) {
 	r, validators := NewRoster(), map[string]int64{}
 	shows := func(want ...string) {
 		t.Helper()
-		var console, warnings strings.Builder
-		r.Show(&console, log.New(&warnings, "log: ", 0), validators)
-		check(t, "report", console.String()+warnings.String(), strings.Join(want, ""))
+		var out strings.Builder
+		r.Show(&out, log.New(&out, "log: ", 0), validators)
+		check(t, "report", out.String(), strings.Join(want, ""))
 	}
 	// each records a change of the validators from first to last, whose stakes are their numbers. It returns their lines.
 	each := func(record func(address string, stake int64), format string, first, last int64) (lines string) {
@@ -114,8 +146,8 @@ func TestRosterShow(t *testing.T) {
 	r.Disconnected()
 	shows("log: disconnected 2 clients that stopped reading\n")
 	slash("v1", 1)
-	shows("validators: 0 (0 tokens staked)\n",
-		"  slashed: v1\n    lost 1 token for typing \"x\"\n", each(slash, slashed, 2, 5))
+	shows("validators: 0 (0 tokens staked)\n  slashed: v1\n    lost 1 token for typing \"x\"\n",
+		each(slash, slashed, 2, 5))
 	validators["a"], validators["b"] = math.MaxInt64, math.MaxInt64
 	older, newer := each(join, current, 30, 37), each(join, current, 20, 29)
 	shows("validators: 20 (18446744073709552127 tokens staked)\n",
@@ -145,8 +177,7 @@ func TestRosterDue(t *testing.T) {
 		show() // nothing, so the next report need not wait
 		for tenth := range 10_000 {
 			if tenth >= 450 && tenth < 550 || slices.Contains([]int{10, 15, 30, 300, 345, 400, 402}, tenth) {
-				r.Join("v")
-				r.Leave("v", 1)
+				r.Disconnected()
 			}
 			select {
 			case <-r.Due.C:
@@ -160,17 +191,6 @@ func TestRosterDue(t *testing.T) {
 		}
 		check(t, "reports after", reports, "0s 2s 7s 31s 36s 40.2s 46s 51s 56s ")
 	})
-}
-
-func TestQuote(t *testing.T) {
-	for text, want := range map[string]string{
-		"abc":                     `"abc"`,
-		"a\"b\x1b[2J\u202e\u009b": `"a\"b\x1b[2J\u202e\u009b"`,
-		strings.Repeat("x", 38):   `"` + strings.Repeat("x", 38) + `"`,
-		strings.Repeat("x", 39):   `"` + strings.Repeat("x", 37) + `…"`,
-	} {
-		check(t, "quoted", Quote(text, 40), want)
-	}
 }
 
 // A task that takes longer than a second is shown once a second, and taken back, but only on a terminal.

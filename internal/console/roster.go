@@ -29,8 +29,7 @@ type Roster struct {
 }
 
 type changes struct {
-	joins         int
-	joined        []string // the addresses that joined last, at most maxListed
+	joined        []string // their addresses
 	left, slashed []string // their lines in the report
 	disconnected  int      // clients
 }
@@ -45,8 +44,7 @@ func NewRoster() *Roster {
 // Join records that a validator has joined.
 func (r *Roster) Join(address string) {
 	c := r.pendingChanges()
-	c.joins++
-	c.joined = append(c.joined[max(0, len(c.joined)-maxListed+1):], address)
+	c.joined = append(c.joined, address)
 }
 
 // Leave records that a validator has left.
@@ -86,7 +84,7 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 	if c.disconnected > 0 {
 		l.Printf("disconnected %s that stopped reading", Plural(c.disconnected, "client"))
 	}
-	if c.joins+len(c.left)+len(c.slashed) == 0 {
+	if len(c.joined)+len(c.left)+len(c.slashed) == 0 {
 		return
 	}
 	total := new(big.Int) // may pass 64 bits
@@ -95,19 +93,17 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "validators: %d (%s staked)\n", len(validators), Plural(total, "token"))
+	listed, more := c.joined, max(0, len(c.joined)-maxListed)
 	if len(validators) <= maxListed {
-		for _, address := range slices.Sorted(maps.Keys(validators)) {
-			fmt.Fprintf(&b, "  %s %d\n", address, validators[address])
+		listed, more = slices.Sorted(maps.Keys(validators)), 0
+	}
+	for _, address := range listed[more:] {
+		if stake, ok := validators[address]; ok { // one that joined may have left since
+			fmt.Fprintf(&b, "  %s %d\n", address, stake)
 		}
-	} else {
-		for _, address := range c.joined {
-			if stake, ok := validators[address]; ok { // it may have left since
-				fmt.Fprintf(&b, "  %s %d\n", address, stake)
-			}
-		}
-		if more := c.joins - len(c.joined); more > 0 {
-			fmt.Fprintf(&b, "  and %d more joined\n", more)
-		}
+	}
+	if more > 0 {
+		fmt.Fprintf(&b, "  and %d more joined\n", more)
 	}
 	if n := len(c.left); n > maxNamed {
 		c.left = []string{fmt.Sprintf("  left: %s\n", Plural(n, "validator"))}

@@ -57,8 +57,8 @@ const (
 	slashed = "slashed" // is the note of a slashed entry in the draw lines
 )
 
-// New returns a draw without entries, with a new secret of 130 random bits. It follows the block and the draw with
-// these hashes. prevDraw is None if no draw is recorded.
+// New returns a draw without entries, with a new secret of 130 random bits, which follows the block and the draw with
+// these hashes.
 func New(prevBlock, prevDraw string) *Draw {
 	return &Draw{PrevBlock: prevBlock, PrevDraw: prevDraw, secret: rand.Text()}
 }
@@ -89,13 +89,9 @@ func isHash(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789a
 // Add appends e and returns its first and last ticket.
 func (d *Draw) Add(e Entry) (first, last *big.Int) {
 	first = new(big.Int).Add(&d.total, big.NewInt(1))
-	d.add(e)
-	return first, new(big.Int).Set(&d.total)
-}
-
-func (d *Draw) add(e Entry) {
 	d.Entries = append(d.Entries, e)
 	d.total.Add(&d.total, big.NewInt(e.Tickets))
+	return first, new(big.Int).Set(&d.total)
 }
 
 // Slash makes entry i unable to win. It must not be slashed already. The cost does not depend on the other entries.
@@ -146,7 +142,7 @@ func Parse(lines []string) (*Draw, error) {
 		if names[name] = true; len(names) == i {
 			return nil, fmt.Errorf("%s has two entries", console.Quote(name, 100))
 		}
-		if d.add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
+		if d.Add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
 			d.Slash(i)
 		}
 	}
@@ -155,12 +151,7 @@ func Parse(lines []string) (*Draw, error) {
 
 // isField reports whether s consists of visible ASCII characters. Lines of such fields can be read in one way only.
 func isField(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return s != ""
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
 }
 
 // Outcome is the result of a draw.

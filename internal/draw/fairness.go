@@ -48,8 +48,7 @@ func (t *tally) add(share float64, hasWon bool) {
 func count(tallies map[string]tally, large *tally, d *Draw, winner int) {
 	names, tickets := d.Eligible()
 	eligible, _ := new(big.Float).SetInt(tickets).Float64()
-	largeShare := 0.0
-	isLarge := func(e Entry) bool { return float64(e.Tickets)/eligible*float64(names) > 1+1e-9 } // not by rounding
+	largeShare, largeWon := 0.0, false
 	for i, e := range d.Entries {
 		if e.Slashed {
 			continue
@@ -58,11 +57,11 @@ func count(tallies map[string]tally, large *tally, d *Draw, winner int) {
 		t.name = e.Name
 		t.add(share, i == winner)
 		tallies[e.Name] = t
-		if isLarge(e) {
-			largeShare += share
+		if share*float64(names) > 1+1e-9 { // not by rounding
+			largeShare, largeWon = largeShare+share, largeWon || i == winner
 		}
 	}
-	large.add(largeShare, isLarge(d.Entries[winner]))
+	large.add(largeShare, largeWon)
 }
 
 const (
@@ -85,11 +84,7 @@ func Fairness(w io.Writer, drawsName, chainName string) error {
 	}
 	defer draws.Close()
 	defer chain.Close()
-	info, err := os.Stat(drawsName)
-	if err != nil {
-		return err
-	}
-	progress := console.NewProgress(os.Stderr, "reading "+drawsName, info.Size())
+	progress := console.NewProgress(os.Stderr, "reading "+drawsName, draws.Size())
 	tallies, large, rounds := map[string]tally{}, tally{}, 0
 	records, blocks := NewRecords(draws), linefile.NewScanner(chain, linefile.MaxLine)
 	for d := records.next; d != nil; d = records.next {

@@ -26,13 +26,10 @@ type Record struct {
 
 // NewRecord returns the line, without a newline, for the block that won the draw with outcome o. next is the next draw.
 func NewRecord(index int, block string, o Outcome, next *Draw) []byte {
+	lines := strings.Split(strings.TrimSuffix(o.Lines, "\n"), "\n")
+	ticket, total := json.Number(o.Ticket.String()), json.Number(o.Total.String())
 	return linefile.Encode(Record{
-		Index:    index,
-		Block:    block,
-		Lines:    strings.Split(strings.TrimSuffix(o.Lines, "\n"), "\n"),
-		Ticket:   json.Number(o.Ticket.String()),
-		Total:    json.Number(o.Total.String()),
-		NextSeal: next.Seal(),
+		Index: index, Block: block, Lines: lines, Ticket: ticket, Total: total, NextSeal: next.Seal(),
 	})
 }
 
@@ -174,9 +171,6 @@ func list(lines []string, noun, what string) string {
 	if len(lines) == 0 {
 		return ""
 	}
-	label := "line"
-	if len(lines) > 1 {
-		label = "lines"
-	}
+	_, label, _ := strings.Cut(console.Plural(len(lines), "line"), " ")
 	return fmt.Sprintf("; %s%s (%s %s)", console.Plural(len(lines), noun), what, label, strings.Join(lines, ", "))
 }

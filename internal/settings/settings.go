@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math"
@@ -79,8 +80,8 @@ func Usage() string {
 }
 
 // ReadDotEnv adds the settings in the file .env, if any, to the environment. A variable that is already there wins.
-// Names in .env that are not settings only cause a warning on stderr.
-func ReadDotEnv() error {
+// Names in .env that are not settings only cause a warning.
+func ReadDotEnv(warnings io.Writer) error {
 	text, err := os.ReadFile(".env")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -112,7 +113,7 @@ func ReadDotEnv() error {
 		}
 	}
 	if unknown != nil {
-		fmt.Fprintf(os.Stderr, ".env: no setting is called %s; the settings are %s\n",
+		fmt.Fprintf(warnings, ".env: no setting is called %s; the settings are %s\n",
 			strings.Join(unknown[:min(len(unknown), 5)], " or "), strings.Join(names(), ", "))
 	}
 	return nil
@@ -121,36 +122,29 @@ func ReadDotEnv() error {
 // quote returns what a user typed in quotes and in ASCII, as one short line.
 func quote(typed string) string { return console.Quote(typed, 40) }
 
-// ChainFile returns the setting CHAIN_FILE.
-func ChainFile() string { return valueOf("CHAIN_FILE") }
-
-// DrawsFile returns the setting DRAWS_FILE.
-func DrawsFile() string { return valueOf("DRAWS_FILE") }
-
 // FilesToVerify returns the files that the command "verify [CHAIN [DRAWS]]" checks: the arguments or else the settings.
 // The draws file of the settings may be missing, since it may be moved or deleted at any time. Then it counts as empty.
 func FilesToVerify(args []string) (chain, draws string) {
-	chain, draws = ChainFile(), DrawsFile()
-	if _, err := os.Stat(draws); draws != "" && errors.Is(err, fs.ErrNotExist) {
-		draws = os.DevNull
-	}
-	switch {
+	chain, draws = Value("CHAIN_FILE"), Value("DRAWS_FILE")
+	switch _, err := os.Stat(draws); {
 	case len(args) == 2:
 		return args[0], args[1]
 	case len(args) == 1 && args[0] != chain:
 		fmt.Fprintln(os.Stderr, "draws not checked: name their file too (verify CHAIN DRAWS)")
 		return args[0], ""
+	case draws != "" && errors.Is(err, fs.ErrNotExist):
+		return chain, os.DevNull
 	}
 	return chain, draws
 }
 
 // ChainPath returns the absolute path of the chain file, or "in memory".
 func (s Settings) ChainPath() string {
-	path, err := filepath.Abs(s.ChainFile)
-	if err != nil || s.ChainFile == "" {
-		return cmp.Or(s.ChainFile, "in memory")
+	if s.ChainFile == "" {
+		return "in memory"
 	}
-	return path
+	path, _ := filepath.Abs(s.ChainFile) // fails if the working directory is gone
+	return cmp.Or(path, s.ChainFile)
 }
 
 // Load reads the settings from the environment. Its error names the first invalid variable, and says what is valid.
@@ -175,8 +169,8 @@ func Load() (Settings, error) {
 	return s, r.err
 }
 
-// valueOf returns the value of a variable, or its default if it is not set. An empty value is a value.
-func valueOf(name string) string {
+// Value returns the value of a variable, or its default if it is not set. An empty value is a value.
+func Value(name string) string {
 	if value, ok := os.LookupEnv(name); ok {
 		return value
 	}
@@ -189,12 +183,12 @@ type reader struct{ err error }
 // check records an error, unless the value of the variable is valid or there was an error before.
 func (r *reader) check(name string, valid bool, want string) {
 	if !valid && r.err == nil {
-		r.err = fmt.Errorf("invalid %s=%s: want %s", name, quote(valueOf(name)), want)
+		r.err = fmt.Errorf("invalid %s=%s: want %s", name, quote(Value(name)), want)
 	}
 }
 
 func (r *reader) duration(name string) time.Duration {
-	value := valueOf(name)
+	value := Value(name)
 	d, err := time.ParseDuration(value)
 	_, formErr := time.ParseDuration(regexp.MustCompile("[0-9]").ReplaceAllString(value, "0"))
 	r.check(name, err == nil || formErr != nil, "at most 2562047h") // with zeros for digits, it would be valid
@@ -210,7 +204,7 @@ func (r *reader) count(name string) int {
 
 // number reads a number from lo to hi.
 func (r *reader) number(name string, lo, hi int64, want string) int64 {
-	n, err := strconv.ParseInt(valueOf(name), 10, 64) // out of range, n is the nearest int64
+	n, err := strconv.ParseInt(Value(name), 10, 64) // out of range, n is the nearest int64
 	r.check(name, !errors.Is(err, strconv.ErrSyntax), want)
 	r.check(name, n >= lo, fmt.Sprint("at least ", lo))
 	r.check(name, n <= hi && err == nil, fmt.Sprint("at most ", hi))
@@ -219,7 +213,7 @@ func (r *reader) number(name string, lo, hi int64, want string) int64 {
 
 // addr reads a port or host:port.
 func (r *reader) addr(name string) string {
-	value := valueOf(name)
+	value := Value(name)
 	addr := value
 	if !strings.Contains(addr, ":") {
 		addr = ":" + addr
@@ -237,7 +231,7 @@ func (r *reader) addr(name string) string {
 // file reads the name of a file, or an empty value. It rejects "# in memory", which is what godotenv makes of a comment
 // that follows an empty value, and C:a.jsonl, which is what it makes of "C:\a.jsonl" in double quotes.
 func (r *reader) file(name string) string {
-	value := valueOf(name)
+	value := Value(name)
 	isPath := filepath.VolumeName(value) == "" || filepath.IsAbs(value)
 	r.check(name, isPath, `a path such as C:\a.jsonl, in .env without double quotes`)
 	r.check(name, !strings.ContainsFunc(value, unicode.IsControl), "a name without control characters, such as a.jsonl")
@@ -248,19 +242,18 @@ func (r *reader) file(name string) string {
 
 // isSameFile reports whether two names stand for one file, even if it does not exist yet.
 func isSameFile(a, b string) bool {
-	aInfo, aErr := os.Stat(a)
-	bInfo, bErr := os.Stat(b)
-	aName, bName := "", ""
-	if aErr != nil && bErr != nil {
-		aInfo, aName = place(a)
-		bInfo, bName = place(b)
-	}
+	aInfo, aName := place(a)
+	bInfo, bName := place(b)
 	ignoresCase := runtime.GOOS == "windows" || runtime.GOOS == "darwin" // as a rule
 	return os.SameFile(aInfo, bInfo) && (aName == bName || ignoresCase && strings.EqualFold(aName, bName))
 }
 
-// place returns the directory and the name of the file that opening a name creates. A symbolic link is followed.
+// place returns a file and no name, or if it does not exist, the directory and the name of the file that opening it
+// creates. A symbolic link is followed.
 func place(name string) (fs.FileInfo, string) {
+	if info, err := os.Stat(name); err == nil {
+		return info, ""
+	}
 	dir, base := filepath.Split(name)
 	if link, err := os.Readlink(name); err == nil && filepath.IsAbs(link) {
 		dir, base = filepath.Split(link)
@@ -282,5 +275,5 @@ func AddrError(err error) error {
 	case syscall.EACCES:
 		advice = "ports below 1024 need root; set ADDR to 1024 or above"
 	}
-	return fmt.Errorf("ADDR=%s: %w; %s", quote(valueOf("ADDR")), err, advice)
+	return fmt.Errorf("ADDR=%s: %w; %s", quote(Value("ADDR")), err, advice)
 }

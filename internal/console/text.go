@@ -2,9 +2,11 @@ package console
 
 import (
 	"fmt"
+	"math/big"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -47,4 +49,37 @@ func join(listening net.Addr, all []net.Addr) string {
 // ShortDuration returns d such as "1m", which Go formats as "1m0s".
 func ShortDuration(d time.Duration) string {
 	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())
+}
+
+// Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.
+func Plural(n any, noun string) string {
+	count := fmt.Sprint(n)
+	if count != "1" {
+		noun += "s"
+	}
+	return count + " " + noun
+}
+
+// Percent returns the share that part has of total, which is above 0, such as "33.3%".
+func Percent(part int64, total *big.Int) string {
+	share, _ := new(big.Rat).SetFrac(big.NewInt(part), total).Float64()
+	return fmt.Sprintf("%.1f%%", 100*share)
+}
+
+// Duration returns d in whole seconds, such as "1m30s".
+func Duration(d time.Duration) string {
+	if d < time.Second {
+		return "less than 1s"
+	}
+	return d.Round(time.Second).String()
+}
+
+// Quote returns text in quotes and in ASCII, cut to a number of columns, so that text from strangers can neither hide
+// nor do anything on a terminal.
+func Quote(text string, columns int) string {
+	quoted := strconv.QuoteToASCII(text[:min(len(text), columns)])
+	if len(quoted) > columns {
+		quoted = quoted[:columns-2] + `…"`
+	}
+	return quoted
 }

@@ -1026,7 +1026,7 @@ func restarted(s settings.Settings) string {
 	if err != nil {
 		return out.String() + isError + err.Error()
 	}
-	n.close()
+	n.ledger.Close()
 	return out.String()
 }
 
@@ -1226,7 +1226,7 @@ func TestLoadedMemory(t *testing.T) {
 	memory := func(blocks int) int64 {
 		s := writeFiles(t, blocks, 0)
 		before := heap()
-		defer must(newNetwork(t.Context(), s, io.Discard, log.Default())).close()
+		defer must(newNetwork(t.Context(), s, io.Discard, log.Default())).ledger.Close()
 		return heap() - before
 	}
 	if few, many := memory(1000), memory(20_000); many > few+512<<10 {

@@ -52,7 +52,7 @@ var inputs = []struct{ input, want, answers string }{
 // gets meanwhile.
 func readLines(t *testing.T, input string, sizes []byte) (lines, answers string) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newPipeConn(t, newPool(t, 1))
+		c := newPipeConn(t)
 		go func() {
 			for i, n := 0, 0; input != ""; i++ {
 				n = min(len(input), max(1, int(sizes[i%len(sizes)])))
@@ -62,9 +62,9 @@ func readLines(t *testing.T, input string, sizes []byte) (lines, answers string)
 			time.Sleep(time.Hour) // until all is read and answered
 			c.peer.Close()
 		}()
-		reading := async(func() {
+		output := async(func() string {
 			got, _ := io.ReadAll(c.peer)
-			answers = string(got)
+			return string(got)
 		})
 		line, err := c.ReadLine()
 		for ; err == nil || err == ErrTooLong; line, err = c.ReadLine() {
@@ -74,8 +74,8 @@ func readLines(t *testing.T, input string, sizes []byte) (lines, answers string)
 			lines += line + "|"
 		}
 		wantResult(t, readLine(c), "(EOF)")
-		wantResult(t, reading, "")
 		wantErr(t, c.Conn, nil)
+		answers = <-output
 	})
 	return lines, answers
 }
@@ -107,7 +107,7 @@ func FuzzReadLine(f *testing.F) {
 // bytes per 20 ms.
 func TestReadLineRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newPipeConn(t, newPool(t, 1))
+		c := newPipeConn(t)
 		go io.WriteString(c.peer, strings.Repeat("1\n", 360)+x(200*64)+strings.Repeat("\xff\xf1", 100*32)+"\nok\n")
 		for _, tt := range []struct {
 			quiet time.Duration
@@ -140,7 +140,7 @@ func TestReadLineRate(t *testing.T) {
 func TestOptionFlood(t *testing.T) {
 	const options, do, wont = 100_000, "\xff\xfd\x06", "\xff\xfc\x06"
 	synctest.Test(t, func(t *testing.T) {
-		c := newPipeConn(t, newPool(t, 1))
+		c := newPipeConn(t)
 		go io.WriteString(c.peer, strings.Repeat(do, options)+"ok\n")
 		line := readLine(c)
 		time.Sleep(29 * time.Second)

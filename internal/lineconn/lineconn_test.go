@@ -1,7 +1,6 @@
 package lineconn
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -9,20 +8,12 @@ import (
 	"math"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// newPool returns a pool of n writers that ends with the test. Connections that are made after it end before it.
-func newPool(t *testing.T, n int) *WriterPool {
-	w := NewWriterPool(n)
-	t.Cleanup(w.Close)
-	return w
-}
 
 // pipeConn is a connection over net.Pipe, which has no buffers.
 type pipeConn struct {
@@ -37,7 +28,7 @@ type pipeEnd struct {
 	remote      net.Addr
 	closedWrite bool
 	writing     sync.Mutex
-	suspended   time.Duration // how long the process is suspended before the next Write
+	beforeWrite func() // called by Write, if not nil
 }
 
 func (e *pipeEnd) Write(p []byte) (int, error) {
@@ -45,8 +36,9 @@ func (e *pipeEnd) Write(p []byte) (int, error) {
 		panic("two writes at the same time") // would hang in virtual time
 	}
 	defer e.writing.Unlock()
-	time.Sleep(e.suspended)
-	e.suspended = 0
+	if e.beforeWrite != nil {
+		e.beforeWrite()
+	}
 	return e.Conn.Write(p)
 }
 
@@ -57,13 +49,13 @@ func (e *pipeEnd) CloseWrite() error {
 	return nil
 }
 
-// newPipeConn returns a connection of the pool that ends with the test.
-func newPipeConn(t *testing.T, w *WriterPool) *pipeConn {
+// newPipeConn returns a connection that ends with the test.
+func newPipeConn(t *testing.T) *pipeConn {
 	ours, peer := net.Pipe()
 	end := &pipeEnd{Conn: ours}
-	c := &pipeConn{Conn: w.NewConn(end), end: end, peer: peer}
+	c := &pipeConn{Conn: NewConn(end), end: end, peer: peer}
 	t.Cleanup(func() {
-		c.CloseNow()
+		c.closeBecause(net.ErrClosed)
 		peer.Close()
 	})
 	return c
@@ -87,27 +79,30 @@ func (c *pipeConn) wantOutput(t *testing.T, limit int, want string) {
 	}
 }
 
-// async makes a call in a goroutine. It returns a channel that gets "" when the call has returned.
-func async(call func()) chan string {
+// async makes a call in a goroutine. It returns a channel for the result.
+func async(call func() string) chan string {
 	result := make(chan string, 1)
-	go func() {
-		call()
-		result <- ""
-	}()
+	go func() { result <- call() }()
 	return result
 }
 
 // readLine calls ReadLine in a goroutine. It returns a channel for the line, followed by an error in parentheses.
 func readLine(c *pipeConn) chan string {
-	result := make(chan string, 1)
-	go func() {
+	return async(func() string {
 		line, err := c.ReadLine()
 		if err != nil {
 			line += fmt.Sprintf("(%v)", err)
 		}
-		result <- line
-	}()
-	return result
+		return line
+	})
+}
+
+// closing calls Close in a goroutine. It returns a channel that gets "" when the call has returned.
+func closing(c *pipeConn) chan string {
+	return async(func() string {
+		c.Close()
+		return ""
+	})
 }
 
 // blocked is the result of a call that has not returned.
@@ -139,39 +134,32 @@ func wantErr(t *testing.T, c *Conn, want error) {
 func x(n int) string { return strings.Repeat("x", n) }
 
 // snapshot returns a snapshot with this text.
-func snapshot(text string) *Notice { return &Notice{parts: [][]byte{[]byte(text)}, snapshot: true} }
+func snapshot(text string) *message {
+	m := newMessage([]byte(text))
+	m.cost, m.snapshot = 0, true
+	return m
+}
 
 // More than 256 KiB pending disconnect a peer that reads nothing.
 func TestMaxPending(t *testing.T) {
-	for _, tt := range []struct {
-		prompt, text, notice int // bytes
-		minimum, maximum     int // number of messages that may be pending
-	}{
-		{text: 1000, minimum: 200, maximum: 262},
-		{text: 1, minimum: 1000, maximum: 3000},
-		{text: 256<<10 - 128, minimum: 1, maximum: 1},
-		{text: 256<<10 - 127, minimum: 0, maximum: 0},
-		{notice: 1000, minimum: 200, maximum: 262},
-		{notice: 20000, minimum: 13, maximum: 13},
-		{notice: 20000, prompt: 1000, minimum: 12, maximum: 12},
+	for _, tt := range []struct{ text, prompt, messages int }{ // bytes, and how many messages may be pending
+		{text: 1000, messages: 232},
+		{text: 1, messages: 2032},
+		{text: 256<<10 - 128, messages: 1},
+		{text: 256<<10 - 127, messages: 0},
+		{text: 20000, prompt: 1000, messages: 12},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := newPipeConn(t, newPool(t, 1))
+			c := newPipeConn(t)
 			c.SetPrompt(x(tt.prompt))
-			for n := range tt.maximum + 1 {
-				if n == tt.minimum {
-					wantErr(t, c.Conn, nil)
-				}
-				if tt.notice > 0 {
-					c.Show(NewNotice([]byte(x(tt.notice))))
-				} else {
-					c.Tell("%s", x(tt.text))
-				}
+			for range tt.messages {
+				c.Tell("%s", x(tt.text))
 			}
+			wantErr(t, c.Conn, nil)
+			c.Tell("%s", x(tt.text))
+			c.closeBecause(net.ErrClosed) // does not change the error
 			wantErr(t, c.Conn, ErrStalled)
-			c.Flush()
-			c.CloseNow() // does not change the error
-			wantErr(t, c.Conn, ErrStalled)
+			c.flush()
 			c.wantOutput(t, everything, "(end)")
 		})
 	}
@@ -179,26 +167,25 @@ func TestMaxPending(t *testing.T) {
 
 // A peer that reads one byte within each StallTimeout stays connected. It gets all of the current message and all
 // messages in order, but of the snapshots in the queue only the newest. A peer that reads nothing is disconnected, and
-// its input is not read. Other peers of the same writer do not wait. Time in which this process is suspended, here in a
+// its input is not read. Other peers do not wait. Time in which this process is suspended, here in a
 // write, does not count.
 func TestStallTimeout(t *testing.T) {
 	text, messages := strings.Repeat("01", 1<<20), ""
 	synctest.Test(t, func(t *testing.T) {
-		w := newPool(t, 1)
-		w.steps = 30 // on Windows, too
-		slow, other := newPipeConn(t, w), newPipeConn(t, w)
-		slow.Show(snapshot(text))
+		slow, other := newPipeConn(t), newPipeConn(t)
+		slow.steps, other.steps = 30, 30 // on Windows, too
+		slow.send(snapshot(text), false)
 		for range 3 { // more than may be pending
 			other.Tell("%s", x(100<<10))
 			other.wantOutput(t, everything, x(100<<10))
 		}
-		other.end.suspended = 2990 * time.Second
+		other.end.beforeWrite = sync.OnceFunc(func() { time.Sleep(2990 * time.Second) })
 		other.Tell("late")
 		for n := range 100 {
-			slow.Show(snapshot(x(10000)))
+			slow.send(snapshot(x(10000)), false)
 			slow.Tell("%d ", n)
 			messages += fmt.Sprint(n, " ")
-			slow.Show(snapshot("newest!"))
+			slow.send(snapshot("newest!"), false)
 			time.Sleep(30*time.Second - time.Millisecond)
 			slow.wantOutput(t, 1, text[n:n+1])
 		}
@@ -216,12 +203,11 @@ func TestStallTimeout(t *testing.T) {
 }
 
 // Where a Write that times out may have written more than it says, as on Windows, writes are small. A peer that does
-// not accept all of one within StallTimeout is disconnected, so that it gets nothing twice.
+// not accept all of one within stallTimeout is disconnected, so that it gets nothing twice.
 func TestInexactWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newPool(t, 1)
-		w.steps = 1
-		c := newPipeConn(t, w)
+		c := newPipeConn(t)
+		c.steps = 1
 		c.Tell("%s", x(40<<10))
 		for _, size := range []int{16 << 10, 16 << 10, 1} {
 			time.Sleep(29 * time.Second)
@@ -247,9 +233,9 @@ func TestClose(t *testing.T) {
 		{writes: 256 << 10, closedAfter: time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := newPipeConn(t, newPool(t, 1))
+			c := newPipeConn(t)
 			c.SetPrompt("?")
-			closing := async(c.Close)
+			closing := closing(c)
 			time.Sleep(time.Second)
 			c.Tell("before")
 			c.End("last message")
@@ -282,54 +268,37 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// End, CloseNow and a network error make a waiting ReadLine return, and every later call, even if there is more input.
-// CloseNow and a network error also end all other waiting calls. The test fails if a goroutine is left behind.
+// End and a network error make a waiting ReadLine return, and every later call, even if there is more input. A network
+// error also makes Close return, whatever it waits for. The test fails if a goroutine is left behind.
 func TestEnds(t *testing.T) {
 	for _, tt := range []struct {
-		cause       func(c *pipeConn)
-		line, other string // results of ReadLine, and of Flush and Close
+		end          func(c *pipeConn)
+		line, closed string // results of ReadLine and Close
 	}{
-		{cause: func(c *pipeConn) { c.End("") }, line: "(the conversation has ended)", other: blocked},
-		{cause: func(c *pipeConn) { c.CloseNow() }, line: "(use of closed network connection)"},
-		{cause: func(c *pipeConn) { c.end.Close() }, line: "(io: read/write on closed pipe)"},
+		{end: func(c *pipeConn) { c.End("") }, line: "(the conversation has ended)", closed: blocked},
+		{end: func(c *pipeConn) { c.end.Close() }, line: "(io: read/write on closed pipe)"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newPool(t, 1)
-			var conns [6]*pipeConn
-			for i := range conns {
-				conns[i] = newPipeConn(t, w)
-			}
-			reading, more, flushing, sending, lingering := conns[0], conns[1], conns[2], conns[3], conns[4]
-			flushing.Tell("hello")
-			sending.End("bye")
-			lingering.End("")
-			go io.WriteString(more.peer, "1\n2\n")
-			wantResult(t, readLine(more), "1")
-			line, calls := readLine(reading), []chan string{async(flushing.Flush)}
-			for _, c := range conns[3:] { // the last one waits for End
-				calls = append(calls, async(c.Close))
-			}
+			reading, pasted, silent, unread := newPipeConn(t), newPipeConn(t), newPipeConn(t), newPipeConn(t)
+			go io.WriteString(pasted.peer, "1\n2\n")
+			wantResult(t, readLine(pasted), "1")
+			unread.End("bye")
+			line, calls := readLine(reading), []chan string{closing(silent), closing(unread)}
 			for _, call := range append(calls, line) {
 				wantResult(t, call, blocked)
 			}
-			if sending.end.closedWrite || !lingering.end.closedWrite {
-				t.Error("the sending side must be closed when everything is written")
-			}
-			for _, c := range conns {
-				tt.cause(c)
-				c.Tell("ignored, or fails")
-			}
+			tt.end(reading)
 			wantResult(t, line, tt.line)
-			for _, call := range calls {
-				wantResult(t, call, tt.other)
+			for _, c := range []*pipeConn{pasted, silent, unread} {
+				tt.end(c)
+				c.Tell("ignored, or fails")
 			}
 			for range 2 {
 				wantResult(t, readLine(reading), tt.line)
-				wantResult(t, readLine(more), tt.line)
+				wantResult(t, readLine(pasted), tt.line)
 			}
-			if tt.other == "" {
-				wantResult(t, async(more.Close), "") // does not wait for End
-				more.wantOutput(t, everything, "(end)")
+			for _, call := range append(calls, closing(reading)) {
+				wantResult(t, call, tt.closed)
 			}
 		})
 	}
@@ -365,7 +334,7 @@ func tcp(t *testing.T) (ours, peer *net.TCPConn) {
 func TestLastMessageArrives(t *testing.T) {
 	ours, peer := tcp(t)
 	peer.SetReadBuffer(32 << 10) // less than the last message
-	c := newPool(t, 1).NewConn(ours)
+	c := NewConn(ours)
 	io.WriteString(peer, strings.Repeat("junk\n", 2000))
 	c.ReadLine()
 	last := x(90000)
@@ -379,42 +348,33 @@ func TestLastMessageArrives(t *testing.T) {
 // Each peer gets whole messages, in the order of each sender. A connection that is ended while goroutines send misses
 // only the last messages.
 func TestManySenders(t *testing.T) {
-	const conns, senders, messages = 12, 6, 100
-	text := func(sender, n int) string {
-		return fmt.Sprint(sender, " ", n, x(n*7%30+n/99*20000)) // the last is large
-	}
-	w := newPool(t, 2)
-	var all [conns]*Conn
+	const senders, messages = 6, 100
+	var texts [senders]string // what each sends in all
+	var conns [12]*Conn
+	var outputs [len(conns)]string
 	var sending, receiving sync.WaitGroup
-	for i := range all {
+	for i := range conns {
 		ours, peer := tcp(t)
-		all[i] = w.NewConn(ours)
+		conns[i] = NewConn(ours)
 		receiving.Go(func() {
-			all[i].ReadLine() // until the end
-			all[i].Close()
+			conns[i].ReadLine() // until the end
+			conns[i].Close()
 		})
 		receiving.Go(func() {
-			var next [senders]int
-			lines := bufio.NewScanner(peer)
-			for lines.Scan() {
-				sender := int(lines.Bytes()[0] - '0')
-				if want := text(sender, next[sender]); lines.Text() != want {
-					t.Errorf("connection %d got %.100q, want %.100q", i, lines.Text(), want)
-				}
-				next[sender]++
-			}
-			peer.Close()
-			if lines.Err() != nil || i%2 == 0 && slices.Min(next[:]) < messages {
-				t.Errorf("connection %d got %d messages, %v", i, next, lines.Err())
+			output, err := io.ReadAll(peer)
+			outputs[i] = string(output)
+			if peer.Close(); err != nil {
+				t.Error(err)
 			}
 		})
 	}
 	for sender := range senders {
 		sending.Go(func() {
 			for n := range messages {
-				notice := NewNotice([]byte(text(sender, n)), []byte("\n"))
-				for i, c := range all {
-					c.Show(notice)
+				text := fmt.Sprintln(sender, n, x(n*7%30+n/99*20000)) // the last is large
+				texts[sender] += text
+				for i, c := range conns {
+					c.Show([]byte(text))
 					if sender == 0 && n == 5*i && i%2 == 1 {
 						c.End("")
 					}
@@ -423,8 +383,19 @@ func TestManySenders(t *testing.T) {
 		})
 	}
 	sending.Wait()
-	for _, c := range all {
+	for _, c := range conns {
 		c.End("")
 	}
 	receiving.Wait()
+	for i, output := range outputs {
+		var got [senders]string
+		for line := range strings.Lines(output) {
+			got[line[0]-'0'] += line
+		}
+		for sender, text := range texts {
+			if got[sender] != text && (i%2 == 0 || !strings.HasPrefix(text, got[sender])) {
+				t.Errorf("connection %d got %.100q of sender %d", i, got[sender], sender)
+			}
+		}
+	}
 }

@@ -85,9 +85,9 @@ func (g *Group) EndAll(text string) {
 	g.members = nil
 }
 
-// Feed holds the newest texts of a growing sequence. At most one snapshot of it waits in a peer's queue. Stored bytes are
-// never changed or moved, so that snapshots share them: however long the sequence and however many peers are slow, the
-// texts are in memory only once. A Feed has one owner.
+// Feed holds the newest texts of a growing sequence. Its snapshot is a text that shows them. At most one snapshot waits
+// in a peer's queue. Stored bytes are never changed or moved, so that snapshots share them: however long the sequence
+// and however many peers are slow, the texts are in memory only once. A Feed has one owner.
 type Feed struct {
 	open, end string
 	limit     int      // number of texts in a snapshot; 0 means all

@@ -123,9 +123,9 @@ const (
 	se, ec, el, sb, iac        = 240, 247, 248, 250, 255 // telnet commands; EC and EL erase a character and a line
 )
 
-// next takes b, the next byte of the input, and returns the key that was typed, if any: '\n' for each end of a line, del
-// for telnet's EC, and ctrlU for its EL. A byte that cannot be part of an escape sequence ends it and counts itself, so
-// that no end of a line is lost.
+// next takes b, the next byte of the input, and returns the key that was typed, if any: '\n' for each end of a line,
+// del for telnet's EC, and ctrlU for its EL. A byte that cannot be part of an escape sequence ends it and counts
+// itself, so that no end of a line is lost.
 func (s *state) next(b byte) (key byte, typed bool) {
 	was := *s
 	*s = text

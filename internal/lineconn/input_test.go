@@ -2,6 +2,7 @@ package lineconn
 
 import (
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -62,10 +63,10 @@ func readLines(t *testing.T, input string, sizes []byte) (lines, answers string)
 			time.Sleep(time.Hour) // until all is read and answered
 			c.peer.Close()
 		}()
-		output := async(func() string {
+		go func() {
 			got, _ := io.ReadAll(c.peer)
-			return string(got)
-		})
+			answers = string(got)
+		}()
 		line, err := c.ReadLine()
 		for ; err == nil || err == ErrTooLong; line, err = c.ReadLine() {
 			if err != nil {
@@ -73,9 +74,10 @@ func readLines(t *testing.T, input string, sizes []byte) (lines, answers string)
 			}
 			lines += line + "|"
 		}
-		wantResult(t, readLine(c), "(EOF)")
-		wantErr(t, c.Conn, nil)
-		answers = <-output
+		if line := readLine(c); line != "(EOF)" || c.Err() != nil {
+			t.Errorf("after the last line: %q, %v", line, c.Err())
+		}
+		synctest.Wait()
 	})
 	return lines, answers
 }
@@ -124,7 +126,7 @@ func TestReadLineRate(t *testing.T) {
 			time.Sleep(tt.quiet)
 			start := time.Now()
 			for range tt.lines {
-				if line := <-readLine(c); line != tt.want {
+				if line := readLine(c); line != tt.want {
 					t.Fatalf("%+v: got %.100q", tt, line)
 				}
 			}
@@ -142,19 +144,21 @@ func TestOptionFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPipeConn(t)
 		go io.WriteString(c.peer, strings.Repeat(do, options)+"ok\n")
-		line := readLine(c)
-		time.Sleep(29 * time.Second)
-		if synctest.Wait(); c.pending == 0 || c.pending > readBuffer*messageCost {
-			t.Errorf("%d bytes are pending", c.pending)
+		var output []byte
+		time.AfterFunc(29*time.Second, func() {
+			if synctest.Wait(); c.pending == 0 || c.pending > readBuffer*messageCost {
+				t.Errorf("%d bytes are pending", c.pending)
+			}
+			c.Tell("%s", x(9))
+			output, _ = io.ReadAll(c.peer)
+		})
+		if line := readLine(c); line != "ok" {
+			t.Errorf("the line is %q", line)
 		}
-		c.Tell("%s", x(9))
-		output := make([]byte, options*len(wont)+9)
-		_, err := io.ReadFull(c.peer, output)
-		if rest := strings.ReplaceAll(string(output), wont, ""); rest != x(9) || err != nil {
-			t.Errorf("the peer got %.100q beside the answers, %v", rest, err)
-		}
-		if got := <-line; got != "ok" {
-			t.Errorf("the line is %q", got)
+		c.closeBecause(net.ErrClosed)
+		synctest.Wait()
+		if rest := strings.ReplaceAll(string(output), wont, ""); rest != x(9) || len(output) != options*len(wont)+9 {
+			t.Errorf("the peer got %d bytes, with %.100q beside the answers", len(output), rest)
 		}
 	})
 }

@@ -10,8 +10,8 @@
 // is pending. Before Linux 6.15, the kernel also disconnects a peer whose receive buffer stays almost full for 50 s.
 //
 // Everything works best on Linux. Elsewhere each message takes a goroutine while it is written, and a peer must accept
-// some kilobytes to count as slow (on Windows, 16 KiB every 30 s). The system decides how much input it buffers, and how
-// soon it notices a vanished peer.
+// some kilobytes to count as slow (on Windows, 16 KiB every 30 s). The system decides how much input it buffers, and
+// how soon it notices a vanished peer.
 package lineconn
 
 import (
@@ -39,7 +39,7 @@ const (
 	messageCost  = 128      // bytes, about what a message takes besides its text
 	maxWrite     = 16 << 10 // bytes in a blocking write; few, because on Windows it must end within stallTimeout
 	joinLimit    = 16 << 10 // bytes up to which the parts of a message are joined, so that one write sends them
-	stallTimeout = 30 * time.Second
+	stallTimeout = 30 * time.Second // leaves a slow peer, which accepts something every 10 s, time to spare
 )
 
 // ErrStalled is the error of a connection whose peer accepted too little of what was sent to it.
@@ -113,7 +113,7 @@ func newMessage(parts ...[]byte) *message {
 type Conn struct {
 	net   net.Conn
 	raw   syscall.RawConn // nil if net is not a socket
-	steps int             // see writeBlocking
+	steps int             // parts of stallTimeout, after each of which the progress of the peer is checked
 
 	// Owned by the owner of the group.
 	prompt string
@@ -166,8 +166,8 @@ func (c *Conn) End(text string) { c.send(newMessage([]byte(text)), true) }
 // send sends m, which is the last message if last is true.
 func (c *Conn) send(m *message, last bool) { startWriting(c.enqueue(m, last, nil)) }
 
-// enqueue adds m to the queue. If no goroutine is writing, it also adds c to ready, the connections for which the caller
-// must call startWriting, and returns the result. If too much is pending, it disconnects the peer.
+// enqueue adds m to the queue. If no goroutine is writing, it also adds c to ready, the connections for which the
+// caller must call startWriting. It returns ready. If too much is pending, it disconnects the peer.
 func (c *Conn) enqueue(m *message, last bool, ready []*Conn) []*Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,9 +219,8 @@ func (c *Conn) next(n int) []byte {
 }
 
 // writeBlocking writes the pending messages as fast as the peer accepts them. If the peer accepts nothing for
-// stallTimeout, it is disconnected. This time is counted in steps, so that a pause of this process counts as one step at
-// most. If there is only one step, any timeout disconnects the peer. The 30 s leave a slow peer, which accepts something
-// every 10 s, time to spare.
+// stallTimeout, it is disconnected. This time is counted in steps, so that a pause of this process counts as one step
+// at most. If there is only one step, any timeout disconnects the peer.
 func (c *Conn) writeBlocking() {
 	n, idle, unsent := 0, 0, unsentBytes(c.raw)
 	for p := c.next(0); p != nil; p = c.next(n) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,51 +76,17 @@ func (c *pipeConn) wantOutput(t *testing.T, limit int, want string) {
 		got = append(got, "(end)"...)
 	}
 	if synctest.Wait(); string(got) != want {
-		t.Fatalf("the peer got %.100q (%d bytes), want %.100q (%d)", got, len(got), want, len(want))
+		t.Errorf("the peer got %.100q (%d bytes), want %.100q (%d)", got, len(got), want, len(want))
 	}
 }
 
-// async makes a call in a goroutine. It returns a channel for the result.
-func async(call func() string) chan string {
-	result := make(chan string, 1)
-	go func() { result <- call() }()
-	return result
-}
-
-// readLine calls ReadLine in a goroutine. It returns a channel for the line, followed by an error in parentheses.
-func readLine(c *pipeConn) chan string {
-	return async(func() string {
-		line, err := c.ReadLine()
-		if err != nil {
-			line += fmt.Sprintf("(%v)", err)
-		}
-		return line
-	})
-}
-
-// closing calls Close in a goroutine. It returns a channel that gets "" when the call has returned.
-func closing(c *pipeConn) chan string {
-	return async(func() string {
-		c.Close()
-		return ""
-	})
-}
-
-// blocked is the result of a call that has not returned.
-const blocked = "(blocked)"
-
-// wantResult checks the result of a call before time passes.
-func wantResult(t *testing.T, result chan string, want string) {
-	t.Helper()
-	synctest.Wait()
-	got := blocked
-	select {
-	case got = <-result:
-	default:
+// readLine returns a line, followed by an error in parentheses.
+func readLine(c *pipeConn) string {
+	line, err := c.ReadLine()
+	if err != nil {
+		line += fmt.Sprintf("(%v)", err)
 	}
-	if got != want {
-		t.Fatalf("the call returned %.100q, want %.100q", got, want)
-	}
+	return line
 }
 
 // wantErr checks what Err returns.
@@ -167,13 +134,17 @@ func TestMaxPending(t *testing.T) {
 
 // A peer that reads one byte within each StallTimeout stays connected. It gets all of the current message and all
 // messages in order, but of the snapshots in the queue only the newest. A peer that reads nothing is disconnected, and
-// its input is not read. Other peers do not wait. Time in which this process is suspended, here in a
+// the rest of its input is not read. Other peers do not wait. Time in which this process is suspended, here in a
 // write, does not count.
 func TestStallTimeout(t *testing.T) {
 	text, messages := strings.Repeat("01", 1<<20), ""
 	synctest.Test(t, func(t *testing.T) {
 		slow, other := newPipeConn(t), newPipeConn(t)
 		slow.steps, other.steps = 30, 30 // on Windows, too
+		go io.WriteString(slow.peer, "1\n2\n")
+		if line := readLine(slow); line != "1" {
+			t.Fatalf("got the line %q", line)
+		}
 		slow.send(snapshot(text), false)
 		for range 3 { // more than may be pending
 			other.Tell("%s", x(100<<10))
@@ -193,12 +164,12 @@ func TestStallTimeout(t *testing.T) {
 			t.Error("the memory of the queue is not freed")
 		}
 		slow.wantOutput(t, len(text)-100+len(messages+"newest"), text[100:]+messages+"newest")
-		go io.WriteString(slow.peer, "input\n")
+		start := time.Now()
 		line := readLine(slow)
-		time.Sleep(30*time.Second - time.Millisecond)
-		wantResult(t, line, blocked)
-		time.Sleep(time.Second + time.Millisecond) // one step later at most
-		wantResult(t, line, "(the client stopped reading)")
+		if took := time.Since(start); line != "(the client stopped reading)" || took < 30*time.Second-time.Millisecond ||
+			took > 31*time.Second { // one step later at most
+			t.Errorf("got the line %q after %v", line, took)
+		}
 	})
 }
 
@@ -224,44 +195,40 @@ func TestInexactWrites(t *testing.T) {
 func TestClose(t *testing.T) {
 	for _, tt := range []struct {
 		writes      int           // bytes that the peer writes
-		hangUpAfter time.Duration // 0 means never
+		hangUpAfter time.Duration // longer than a second means never
 		closedAfter time.Duration // or one chunkInterval later
 		discarded   bool          // whether all bytes are read
 	}{
 		{writes: 100, hangUpAfter: 30 * time.Millisecond, closedAfter: 40 * time.Millisecond, discarded: true},
-		{writes: 128 << 10, closedAfter: time.Second, discarded: true}, // more than the kernel holds
-		{writes: 256 << 10, closedAfter: time.Second},
+		{writes: 128 << 10, hangUpAfter: time.Hour, closedAfter: time.Second, discarded: true}, // more than the kernel holds
+		{writes: 256 << 10, hangUpAfter: time.Hour, closedAfter: time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newPipeConn(t)
 			c.SetPrompt("?")
-			closing := closing(c)
-			time.Sleep(time.Second)
-			c.Tell("before")
-			c.End("last message")
-			c.End("another one")
-			c.Tell("after")
-			c.wantOutput(t, 11, "before?last")
-			time.Sleep(time.Second)
-			if wantResult(t, closing, blocked); c.end.closedWrite {
-				t.Error("the sending side is closed too early")
-			}
-			if c.wantOutput(t, 8, " message"); !c.end.closedWrite {
-				t.Error("the sending side is not closed")
-			}
-			discarded := make(chan bool, 1)
-			go func() {
-				_, err := c.peer.Write(make([]byte, tt.writes))
-				discarded <- err == nil
-			}()
-			if tt.hangUpAfter > 0 {
+			time.AfterFunc(time.Second, func() {
+				c.Tell("before")
+				c.End("last message")
+				c.End("another one")
+				c.Tell("after")
+				c.wantOutput(t, 11, "before?last")
+				time.Sleep(time.Second)
+				if c.end.closedWrite {
+					t.Error("the sending side is closed too early")
+				}
+				if c.wantOutput(t, 8, " message"); !c.end.closedWrite {
+					t.Error("the sending side is not closed")
+				}
 				time.AfterFunc(tt.hangUpAfter, func() { c.peer.Close() })
-			}
+				_, err := c.peer.Write(make([]byte, tt.writes))
+				if discarded := err == nil; discarded != tt.discarded {
+					t.Errorf("%+v: discarded: %v", tt, discarded)
+				}
+			})
 			start := time.Now()
-			<-closing
-			late := time.Since(start) - tt.closedAfter
-			if all := <-discarded; late != 0 && late != chunkInterval || all != tt.discarded {
-				t.Errorf("%+v: closed %v late, discarded: %v", tt, late, all)
+			c.Close()
+			if late := time.Since(start) - 2*time.Second - tt.closedAfter; late != 0 && late != chunkInterval {
+				t.Errorf("%+v: closed %v late", tt, late)
 			}
 			wantErr(t, c.Conn, net.ErrClosed)
 		})
@@ -272,33 +239,46 @@ func TestClose(t *testing.T) {
 // error also makes Close return, whatever it waits for. The test fails if a goroutine is left behind.
 func TestEnds(t *testing.T) {
 	for _, tt := range []struct {
-		end          func(c *pipeConn)
-		line, closed string // results of ReadLine and Close
+		end    func(c *pipeConn)
+		line   string
+		closed int32         // how many of two waiting calls of Close return
+		close  time.Duration // how long a later call takes
 	}{
-		{end: func(c *pipeConn) { c.End("") }, line: "(the conversation has ended)", closed: blocked},
-		{end: func(c *pipeConn) { c.end.Close() }, line: "(io: read/write on closed pipe)"},
+		{end: func(c *pipeConn) { c.End("") }, line: "(the conversation has ended)", close: time.Second},
+		{end: func(c *pipeConn) { c.end.Close() }, line: "(io: read/write on closed pipe)", closed: 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			reading, pasted, silent, unread := newPipeConn(t), newPipeConn(t), newPipeConn(t), newPipeConn(t)
+			waiting, pasted, silent, unread := newPipeConn(t), newPipeConn(t), newPipeConn(t), newPipeConn(t)
 			go io.WriteString(pasted.peer, "1\n2\n")
-			wantResult(t, readLine(pasted), "1")
+			readLine(pasted)
 			unread.End("bye")
-			line, calls := readLine(reading), []chan string{closing(silent), closing(unread)}
-			for _, call := range append(calls, line) {
-				wantResult(t, call, blocked)
+			var closed atomic.Int32
+			for _, c := range []*pipeConn{silent, unread} {
+				go func() {
+					c.Close()
+					closed.Add(1)
+				}()
 			}
-			tt.end(reading)
-			wantResult(t, line, tt.line)
-			for _, c := range []*pipeConn{pasted, silent, unread} {
-				tt.end(c)
-				c.Tell("ignored, or fails")
+			time.AfterFunc(time.Second, func() {
+				for _, c := range []*pipeConn{unread, silent, pasted} {
+					tt.end(c)
+					c.Tell("ignored, or fails")
+				}
+				synctest.Wait()
+				tt.end(waiting)
+			})
+			for _, c := range []*pipeConn{waiting, waiting, pasted, pasted} {
+				if line := readLine(c); line != tt.line {
+					t.Errorf("got the line %q, want %q", line, tt.line)
+				}
 			}
-			for range 2 {
-				wantResult(t, readLine(reading), tt.line)
-				wantResult(t, readLine(pasted), tt.line)
+			if synctest.Wait(); closed.Load() != tt.closed {
+				t.Errorf("%d calls of Close have returned, want %d", closed.Load(), tt.closed)
 			}
-			for _, call := range append(calls, closing(reading)) {
-				wantResult(t, call, tt.closed)
+			start := time.Now()
+			waiting.Close()
+			if took := time.Since(start); took != tt.close {
+				t.Errorf("Close took %v, want %v", took, tt.close)
 			}
 		})
 	}

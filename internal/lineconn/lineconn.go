@@ -36,9 +36,9 @@ const (
 	// snapshot does not count: its texts are in memory anyway.
 	MaxPending = 256 << 10
 
-	messageCost  = 128      // bytes, about what a message takes besides its text
-	maxWrite     = 16 << 10 // bytes in a blocking write; few, because on Windows it must end within stallTimeout
-	joinLimit    = 16 << 10 // bytes up to which the parts of a message are joined, so that one write sends them
+	messageCost  = 128              // bytes, about what a message takes besides its text
+	maxWrite     = 16 << 10         // bytes in a blocking write; few, because on Windows it must end within stallTimeout
+	joinLimit    = 16 << 10         // bytes up to which the parts of a message are joined, so that one write sends them
 	stallTimeout = 30 * time.Second // leaves a slow peer, which accepts something every 10 s, time to spare
 )
 

@@ -178,7 +178,7 @@ func TestAcceptErrors(t *testing.T) {
 }
 
 // MaxPerAddress limits the connections from one IPv4 address or IPv6 /64, except loopback and connections without an IP
-// address.
+// address. 0 means no limit.
 func TestLimits(t *testing.T) {
 	testServing(t, 0, 2, func(s *testServer) {
 		for _, tt := range []struct{ ip, sameNetwork, address string }{
@@ -199,6 +199,12 @@ func TestLimits(t *testing.T) {
 		s.connect(1, "10.0.0.7", "10.0.0.7")
 		s.connect(1, "10.0.0.7", addressFull)
 		s.disconnect(1)
+	})
+	testServing(t, 6, 0, func(s *testServer) {
+		s.connect(2, "10.0.0.7", "10.0.0.7")
+		s.connect(3, "10.0.0.8", "10.0.0.8")
+		s.connect(1, "", "loopback")
+		s.connect(1, "10.0.0.7", full, "the server is full: 6 connections, up to 3 from one address (10.0.0.8)")
 	})
 }
 

@@ -4,42 +4,52 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// All members except one get an announcement, each followed by its prompt. It is in all queues before the first write.
-// Members at the same prompt share the message, and a large text is never copied.
+// All members except one get an announcement, each followed by its prompt, even if the others read nothing. It is in all
+// queues before the first write. Members at the same prompt share the message. A small one is one part, which one write
+// sends, and a large text is never copied.
 func TestAnnounce(t *testing.T) {
-	for _, size := range []int{1, 20_000} {
+	for _, tt := range []struct{ size, parts int }{{size: 1, parts: 1}, {size: 20_000, parts: 2}} {
 		synctest.Test(t, func(t *testing.T) {
-			g, text := NewGroup(time.Hour), []byte(x(size))
-			var conns [101]*pipeConn
+			g, text, queued := NewGroup(time.Hour), []byte(x(tt.size)), false
+			var conns [102]*pipeConn
 			for i := range conns {
 				conns[i] = newPipeConn(t)
 				conns[i].SetPrompt([]string{"A?", "B?"}[i%2])
-				conns[i].end.beforeWrite = func() {
-					conns[99].mu.Lock()
-					defer conns[99].mu.Unlock()
-					if conns[99].queue == nil {
+				g.Add(conns[i].Conn)
+			}
+			members, full, except := conns[:100], conns[100], conns[101]
+			full.Tell("%s", x(256<<10-200)) // has no room for the announcement
+			synctest.Wait()
+			full.end.onStall = func() { // while Announce runs
+				synctest.Wait()
+				queued = true
+			}
+			for _, c := range members {
+				c.end.beforeWrite = func() {
+					if !queued {
 						t.Error("a write comes before the announcement is in all queues")
 					}
 				}
-				g.Add(conns[i].Conn)
 			}
-			g.Announce(text, conns[100].Conn)
+			g.Announce(text, except.Conn)
 			synctest.Wait()
-			for i, c := range conns[:100] {
-				if m := c.queue[0]; m != conns[i%2].queue[0] || size > 1 && &m.parts[0][0] != &text[0] {
-					t.Errorf("member %d does not share the message or the text", i)
+			for i, c := range members {
+				m := c.queue[0]
+				if m != conns[i%2].queue[0] || len(m.parts) != tt.parts || tt.parts > 1 && &m.parts[0][0] != &text[0] {
+					t.Errorf("member %d does not share the message or the text, or gets %d parts", i, len(m.parts))
 				}
 			}
-			for i, c := range conns[:100] {
-				c.wantOutput(t, everything, string(text)+[]string{"A?", "B?"}[i%2])
+			for _, c := range slices.Backward(members) {
+				c.wantOutput(t, everything, string(text)+c.prompt)
 			}
-			conns[100].wantOutput(t, everything, "")
+			except.wantOutput(t, everything, "")
 		})
 	}
 }

@@ -30,6 +30,7 @@ type pipeEnd struct {
 	closedWrite bool
 	writing     sync.Mutex
 	beforeWrite func() // called by Write, if not nil
+	onStall     func() // called when Conn disconnects the peer because it is stalled, if not nil
 }
 
 func (e *pipeEnd) Write(p []byte) (int, error) {
@@ -41,6 +42,13 @@ func (e *pipeEnd) Write(p []byte) (int, error) {
 		e.beforeWrite()
 	}
 	return e.Conn.Write(p)
+}
+
+func (e *pipeEnd) SetLinger(int) error {
+	if e.onStall != nil {
+		e.onStall()
+	}
+	return nil
 }
 
 func (e *pipeEnd) RemoteAddr() net.Addr { return e.remote }

@@ -83,7 +83,9 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			}
 			failing = true
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			time.Sleep(delay)
+			wait, cancel := context.WithTimeout(ctx, delay)
+			<-wait.Done()
+			cancel()
 			// Without a free file, Accept fails even if no peer connects. So reaching the deadline means success.
 			ln.SetDeadline(time.Now().Add(time.Second))
 		}

@@ -175,6 +175,11 @@ func TestAcceptErrors(t *testing.T) {
 		time.Sleep(time.Second)
 		s.wantLog()
 	})
+	testServing(t, 0, 0, func(s *testServer) {
+		s.connect(1, "", "loopback")
+		s.errors <- syscall.ENFILE
+		synctest.Wait() // Serve is canceled before it retries
+	})
 }
 
 // MaxPerAddress limits the connections from one IPv4 address or IPv6 /64, except loopback and connections without an IP

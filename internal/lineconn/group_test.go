@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// All members except one get an announcement, each followed by its prompt, even if the others read nothing. It is in all
-// queues before the first write. Members at the same prompt share the message. A small one is one part, which one write
-// sends, and a large text is never copied.
+// All members except one get an announcement, each followed by its prompt, even if the others read nothing. It is in
+// all queues before the first write. Members at the same prompt share the message. A small one is one part, which one
+// write sends, and a large text is never copied.
 func TestAnnounce(t *testing.T) {
 	for _, tt := range []struct{ size, parts int }{{size: 1, parts: 1}, {size: 20_000, parts: 2}} {
 		synctest.Test(t, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,7 +19,7 @@ import (
 type testServer struct {
 	*Server
 	t        *testing.T
-	logged   strings.Builder
+	logged   *strings.Builder
 	conns    chan net.Conn // for Accept
 	errors   chan error    // for Accept
 	clients  []net.Conn    // in the order in which they connected
@@ -32,33 +33,33 @@ type testServer struct {
 // hung up. Then all slots must be free.
 func testServing(t *testing.T, maxConns, maxPerAddress int, test func(s *testServer)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &testServer{t: t, conns: make(chan net.Conn), errors: make(chan error)}
+		s := &testServer{t: t, logged: &strings.Builder{}, conns: make(chan net.Conn), errors: make(chan error)}
 		tell := func(conn net.Conn, text string) {
 			io.WriteString(conn, text)
 			conn.Read(make([]byte, 1))
 			conn.Close()
 		}
-		s.Server = &Server{MaxConns: maxConns, MaxPerAddress: maxPerAddress, Log: log.New(&s.logged, "", 0)}
+		s.Server = &Server{MaxConns: maxConns, MaxPerAddress: maxPerAddress, Log: log.New(s.logged, "", 0)}
 		s.Handle = func(conn net.Conn, from netip.Prefix) { tell(conn, name(from)) }
 		s.Refuse = func(conn net.Conn, why error) { tell(conn, why.Error()) }
 		s.closed, s.close = context.WithCancel(t.Context())
 		ctx, cancel := context.WithCancel(t.Context())
-		var served, waited bool
+		var served, waited atomic.Bool
 		go func() {
 			s.Serve(ctx, s)
-			served = true
+			served.Store(true)
 			s.Wait()
-			waited = true
+			waited.Store(true)
 		}()
 		test(s)
 		cancel()
-		if synctest.Wait(); !served || waited || s.closed.Err() == nil {
+		if synctest.Wait(); !served.Load() || waited.Load() || s.closed.Err() == nil {
 			t.Error("Serve has not returned, or Wait has, or the listener is open")
 		}
 		for _, c := range s.clients {
 			c.Close()
 		}
-		if synctest.Wait(); !waited || len(s.from) > 0 {
+		if synctest.Wait(); !waited.Load() || len(s.from) > 0 {
 			t.Errorf("Wait has not returned, or connections are counted: %v", s.from)
 		}
 	})
@@ -137,7 +138,8 @@ func (s *testServer) wantLog(lines ...string) {
 	if got, want := strings.TrimSpace(s.logged.String()), strings.Join(lines, "\n"); got != want {
 		s.t.Errorf("logged %q, want %q", got, want)
 	}
-	s.logged.Reset()
+	s.logged = &strings.Builder{}
+	s.Log.SetOutput(s.logged)
 }
 
 // What the log says, and what refused clients are told.

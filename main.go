@@ -21,7 +21,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,10 +176,9 @@ func parseStake(typed string, err error, limit int64) (int64, error) {
 // that run calls right away (see do).
 type network struct {
 	settings.Settings
-	console io.Writer            // shows the game; its Write must not block
-	log     *log.Logger          // for warnings and errors; must not block
-	ledger  *ledger.Ledger       // saves blocks and how they were drawn, so that run never waits for a disk
-	writers *lineconn.WriterPool // sends what clients get, so that run never waits for a client
+	console io.Writer      // shows the game; its Write must not block
+	log     *log.Logger    // for warnings and errors; must not block
+	ledger  *ledger.Ledger // saves blocks and how they were drawn, so that run never waits for a disk
 
 	candidateBlocks chan *proposal
 	calls           chan func()
@@ -190,7 +188,7 @@ type network struct {
 	// Owned by run.
 	head         Block            // the newest block, which everyone knows
 	recentBlocks *lineconn.Feed   // as a broadcast shows them
-	lastDraw     *lineconn.Notice // shows how the head was drawn
+	lastDraw     []byte           // shows how the head was drawn
 	clients      *lineconn.Group  // receive announcements and broadcasts
 	validators   map[string]int64 // the stake of each address, in tokens
 	roster       *console.Roster  // shows the changes of validators on the console
@@ -250,24 +248,17 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 	}
 	n := &network{
 		Settings: s, console: stdout, log: logger, ledger: files,
-		writers:         lineconn.NewWriterPool(runtime.GOMAXPROCS(0)),
 		candidateBlocks: make(chan *proposal), calls: make(chan func()), stopped: make(chan struct{}),
 		head: beforeGenesis(), validators: map[string]int64{}, round: &round{},
 		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(), commands: commands(),
 		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
-		lastDraw:     lineconn.NewNotice([]byte("\nno block has been drawn yet\n")),
+		lastDraw:     []byte("\nno block has been drawn yet\n"),
 	}
 	if err := n.load(ctx); err != nil {
-		n.close()
+		n.ledger.Close()
 		return nil, err
 	}
 	return n, nil
-}
-
-// close releases what newNetwork acquired. It must not be called before all clients are gone.
-func (n *network) close() {
-	n.ledger.Close()
-	n.writers.Close()
 }
 
 // load reads the chain file, or saves a new genesis block. Then it shows the genesis block on the console, prepares the
@@ -304,7 +295,7 @@ func (n *network) load(ctx context.Context) error {
 	if last.IsAnnounced {
 		n.lastDraw = drawNotice(last.Index, last.Outcome)
 	} else if last.Index > 0 {
-		n.lastDraw = lineconn.NewNotice(fmt.Appendf(nil, "\nblock %d was drawn last, but is not in the chain\n", last.Index))
+		n.lastDraw = fmt.Appendf(nil, "\nblock %d was drawn last, but is not in the chain\n", last.Index)
 	}
 	n.openRound(draw.New(n.head.Hash, last.Outcome.Hash))
 	return nil
@@ -445,7 +436,7 @@ const (
 // handleConn talks to one client: it asks for a stake, then for one BPM after another. from is the client's network
 // address, or zero if it is exempt from MaxPerAddress.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
-	c := &client{Conn: n.writers.NewConn(conn), from: from}
+	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
 		c.End(stakePrompt + shutdownMessage)
 		c.Close()
@@ -581,7 +572,7 @@ func (n *network) refuse(conn net.Conn, reason error) {
 	if reason == lineconn.ErrAddressFull {
 		message = "too many connections from your address; try again later\n"
 	}
-	c := n.writers.NewConn(conn)
+	c := lineconn.NewConn(conn)
 	c.End(message)
 	c.Close()
 }
@@ -610,7 +601,7 @@ func (n *network) run(ctx context.Context) {
 			n.saveTimer = nil // from now on, clients who propose are told to try again later
 			n.log.Printf("saving block %d takes more than a second; proposals are refused until it is saved", n.pending.Index)
 		case <-n.clients.Due.C:
-			n.clients.Broadcast(n.recentBlocks.Snapshot())
+			n.clients.Broadcast(n.recentBlocks)
 		case <-n.roster.Due.C:
 			n.roster.Show(n.console, n.log, n.validators)
 		case <-ctx.Done():
@@ -678,7 +669,7 @@ func (n *network) announce() {
 		winner = c.Conn
 		c.Tell("%syou forged block %d\n%s", text, p.Index, seal)
 	}
-	n.clients.Announce(lineconn.NewNotice([]byte(text+seal)), winner)
+	n.clients.Announce([]byte(text+seal), winner)
 	n.openRound(p.next)
 }
 
@@ -732,13 +723,13 @@ func (n *network) blockReport(p *pendingBlock) string {
 }
 
 // drawNotice returns what the command draw shows: how the block with this index was drawn.
-func drawNotice(index int, o draw.Outcome) *lineconn.Notice {
+func drawNotice(index int, o draw.Outcome) []byte {
 	text := fmt.Sprintf("\nblock %d: %v; hash these lines to check it:\n%s", index, o, o.Lines)
 	if len(o.Lines) > maxShown {
 		text = fmt.Sprintf("\nblock %d: %v; its %d lines are too many to show, see the draws file\n",
 			index, o, strings.Count(o.Lines, "\n"))
 	}
-	return lineconn.NewNotice([]byte(text))
+	return []byte(text)
 }
 
 // ---- Checking the files ----
@@ -840,7 +831,7 @@ func (n *network) serve(ctx context.Context, ln lineconn.Listener) {
 	go func() {
 		<-n.stopped
 		server.Wait()
-		n.close()
+		n.ledger.Close()
 		close(gone)
 	}()
 	select {

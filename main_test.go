@@ -892,7 +892,7 @@ func restarted(s settings.Settings) string {
 	if err != nil {
 		return out.String() + isError + err.Error()
 	}
-	n.close()
+	n.ledger.Close()
 	return out.String()
 }
 
@@ -1025,7 +1025,7 @@ func TestLoadedMemory(t *testing.T) {
 	memory := func(blocks int) int64 {
 		s := writeChain(t, blocks)
 		before := heap()
-		defer must(newNetwork(t.Context(), s, io.Discard, log.New(io.Discard, "", 0))).close()
+		defer must(newNetwork(t.Context(), s, io.Discard, log.New(io.Discard, "", 0))).ledger.Close()
 		return heap() - before
 	}
 	if few, many := memory(1000), memory(20_000); many > few+512<<10 {
@@ -1184,7 +1184,7 @@ func (n *network) endRound() {
 func BenchmarkVerifyDraws(b *testing.B) {
 	s := onDisk(b)
 	n := must(newNetwork(b.Context(), s, io.Discard, log.Default()))
-	defer n.close()
+	defer n.ledger.Close()
 	for range 200 {
 		n.addProposals(1000)
 		n.endRound()
@@ -1200,7 +1200,7 @@ func BenchmarkVerifyDraws(b *testing.B) {
 // hashes the draw lines once and syncs one file.
 func BenchmarkRoundEnd(b *testing.B) {
 	n := must(newNetwork(b.Context(), onDisk(b), io.Discard, log.Default()))
-	defer n.close()
+	defer n.ledger.Close()
 	b.Run("side=ours", func(b *testing.B) {
 		for b.Loop() {
 			b.StopTimer()

@@ -5,54 +5,6 @@ import (
 	"time"
 )
 
-// A message is sent as a whole. Connections may share a message and its bytes, which never change.
-type message struct {
-	parts    [][]byte
-	cost     int  // bytes that the message counts toward MaxPending
-	snapshot bool // whether a newer snapshot replaces the message in a queue
-}
-
-// newMessage returns the message of a text.
-func newMessage(text string) *message {
-	return &message{parts: [][]byte{[]byte(text)}, cost: messageCost + len(text)}
-}
-
-// at returns the bytes of m from offset to the end of a part, or nil if offset is the end of m.
-func (m *message) at(offset int) []byte {
-	for _, p := range m.parts {
-		if offset < len(p) {
-			return p[offset:]
-		}
-		offset -= len(p)
-	}
-	return nil
-}
-
-// A Notice is a text for many peers, in parts. It never changes.
-type Notice struct {
-	parts    [][]byte
-	snapshot bool
-}
-
-// NewNotice returns a notice of a text in parts, whose bytes must not change afterwards.
-func NewNotice(parts ...[]byte) *Notice { return &Notice{parts: parts} }
-
-// withPrompt returns the message of n followed by a prompt. It copies n only up to joinLimit.
-func (n *Notice) withPrompt(prompt string) *message {
-	m := &message{parts: append(slices.Clip(n.parts), []byte(prompt)), snapshot: n.snapshot}
-	size := 0
-	for _, p := range m.parts {
-		size += len(p)
-	}
-	if size <= joinLimit {
-		m.parts = [][]byte{slices.Concat(m.parts...)}
-	}
-	if !m.snapshot {
-		m.cost = messageCost + size
-	}
-	return m
-}
-
 // Group is a set of connections that get the same announcements and broadcasts. It has one owner, which alone sets the
 // prompts of the members. Other goroutines may call Tell and Show on a member while the owner does not set its prompt.
 // No method of a Group waits for a peer.
@@ -65,7 +17,7 @@ type Group struct {
 // NewGroup returns a group whose members get a broadcast once per interval, counted from Add.
 func NewGroup(every time.Duration) *Group { return &Group{Due: time.NewTimer(every), every: every} }
 
-// SetPrompt makes prompt follow each Tell and each notice from now on.
+// SetPrompt makes prompt follow each text from now on, except the last message.
 func (c *Conn) SetPrompt(prompt string) { c.prompt = prompt }
 
 // Add makes c a member.
@@ -87,10 +39,10 @@ func (g *Group) Remove(c *Conn) bool {
 	return true
 }
 
-// Announce shows the notice to every member except one, which may be nil. The message for each prompt is built once and
-// shared by all members at that prompt, which saves memory and a second write per member. It is in all queues before
-// the first write, so that members get it close together.
-func (g *Group) Announce(n *Notice, except *Conn) {
+// Announce shows a text to every member except one, which may be nil. The message for each prompt is built once and
+// shared by all members at that prompt, which saves memory and time. It is in all queues before the first write, so
+// that members get it close together.
+func (g *Group) Announce(text []byte, except *Conn) {
 	byPrompt := map[string]*message{}
 	ready := make([]*Conn, 0, len(g.members))
 	for _, c := range g.members {
@@ -98,24 +50,26 @@ func (g *Group) Announce(n *Notice, except *Conn) {
 			continue
 		}
 		if byPrompt[c.prompt] == nil {
-			byPrompt[c.prompt] = n.withPrompt(c.prompt)
+			byPrompt[c.prompt] = newMessage(text, []byte(c.prompt))
 		}
-		if c.enqueue(byPrompt[c.prompt], false) {
-			ready = append(ready, c)
-		}
+		ready = c.enqueue(byPrompt[c.prompt], false, ready)
 	}
 	startWriting(ready)
 }
 
-// Broadcast shows the notice, a snapshot, to the members whose broadcasts are due.
-func (g *Group) Broadcast(n *Notice) {
-	now := time.Now()
+// Broadcast shows the snapshot of a feed to the members whose broadcasts are due.
+func (g *Group) Broadcast(f *Feed) {
+	now, parts := time.Now(), f.snapshot()
+	var ready []*Conn
 	for len(g.members) > 0 && !g.members[0].due.After(now) {
 		c := g.members[0]
-		c.Show(n)
+		m := newMessage(append(parts, []byte(c.prompt))...)
+		m.cost, m.snapshot = 0, true
+		ready = c.enqueue(m, false, ready)
 		c.due = now.Add(g.every)
 		g.members = append(g.members[1:], c)
 	}
+	startWriting(ready)
 	if len(g.members) > 0 {
 		g.Due.Reset(g.members[0].due.Sub(now))
 	}
@@ -123,15 +77,17 @@ func (g *Group) Broadcast(n *Notice) {
 
 // EndAll removes every member and ends its connection with the same last message.
 func (g *Group) EndAll(text string) {
+	last, ready := newMessage([]byte(text)), []*Conn(nil)
 	for _, c := range g.members {
-		c.End(text)
+		ready = c.enqueue(last, true, ready)
 	}
+	startWriting(ready)
 	g.members = nil
 }
 
-// Feed holds the newest texts of a growing sequence. Its snapshot is a notice that shows them. At most one snapshot
-// waits in a peer's queue. Stored bytes are never changed or moved, so that snapshots share them: however long the
-// sequence and however many peers are slow, the texts are in memory only once. A Feed has one owner.
+// Feed holds the newest texts of a growing sequence. Its snapshot is a text that shows them. At most one snapshot waits
+// in a peer's queue. Stored bytes are never changed or moved, so that snapshots share them: however long the sequence
+// and however many peers are slow, the texts are in memory only once. A Feed has one owner.
 type Feed struct {
 	open, end string
 	limit     int      // number of texts in a snapshot; 0 means all
@@ -166,10 +122,10 @@ func (f *Feed) Add(text []byte) {
 	}
 }
 
-// Snapshot returns a notice of the newest texts, of which there must be at least one.
-func (f *Feed) Snapshot() *Notice {
+// snapshot returns the parts of a text that shows the newest texts, of which there must be at least one.
+func (f *Feed) snapshot() [][]byte {
 	parts := slices.Concat([][]byte{[]byte(f.open)}, f.pieces, [][]byte{[]byte(f.end)})
 	last := &parts[len(f.pieces)]
 	*last = (*last)[:len(*last)-1] // without the last comma
-	return &Notice{parts: parts, snapshot: true}
+	return slices.Clip(parts)      // so that each peer can append its prompt
 }

@@ -4,32 +4,53 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// All members except one get an announcement, each followed by its prompt. It is in all queues before the first write.
-// Members at the same prompt share the message.
+// All members except one get an announcement, each followed by its prompt, even if the others read nothing. It is in
+// all queues before the first write. Members at the same prompt share the message. A small one is one part, which one
+// write sends, and a large text is never copied.
 func TestAnnounce(t *testing.T) {
-	w := &WriterPool{ready: make(chan []*Conn, 101)} // without writers
-	g := NewGroup(time.Hour)
-	for i := range 101 {
-		g.Add(w.NewConn(nil))
-		g.members[i].SetPrompt([]string{"A?", "B?"}[i%2])
-	}
-	g.Announce(NewNotice([]byte("to "), []byte("all")), g.members[100])
-	if n := len(w.ready); n != 2 || len(<-w.ready) != 64 {
-		t.Errorf("the writers got %d batches, or not 64 connections first", n)
-	}
-	for i, c := range g.members[:100] {
-		if first := g.members[i%2].queue[0]; c.queue[0] != first || string(first.at(0)) != "to all"+c.prompt {
-			t.Errorf("member %d gets %q, or does not share it", i, c.queue[0].at(0))
-		}
-	}
-	if g.members[100].queue != nil {
-		t.Error("the exception gets the announcement")
+	for _, tt := range []struct{ size, parts int }{{size: 1, parts: 1}, {size: 20_000, parts: 2}} {
+		synctest.Test(t, func(t *testing.T) {
+			g, text, queued := NewGroup(time.Hour), []byte(x(tt.size)), false
+			var conns [102]*pipeConn
+			for i := range conns {
+				conns[i] = newPipeConn(t)
+				conns[i].SetPrompt([]string{"A?", "B?"}[i%2])
+				g.Add(conns[i].Conn)
+			}
+			members, full, except := conns[:100], conns[100], conns[101]
+			full.Tell("%s", x(256<<10-200)) // has no room for the announcement
+			synctest.Wait()
+			full.end.onStall = func() { // while Announce runs
+				synctest.Wait()
+				queued = true
+			}
+			for _, c := range members {
+				c.end.beforeWrite = func() {
+					if !queued {
+						t.Error("a write comes before the announcement is in all queues")
+					}
+				}
+			}
+			g.Announce(text, except.Conn)
+			synctest.Wait()
+			for i, c := range members {
+				m := c.queue[0]
+				if m != conns[i%2].queue[0] || len(m.parts) != tt.parts || tt.parts > 1 && &m.parts[0][0] != &text[0] {
+					t.Errorf("member %d does not share the message or the text, or gets %d parts", i, len(m.parts))
+				}
+			}
+			for _, c := range slices.Backward(members) {
+				c.wantOutput(t, everything, string(text)+c.prompt)
+			}
+			except.wantOutput(t, everything, "")
+		})
 	}
 }
 
@@ -37,8 +58,9 @@ func TestAnnounce(t *testing.T) {
 func TestBroadcast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		w, g := newPool(t, 1), NewGroup(10*time.Second)
-		a, b := newPipeConn(t, w), newPipeConn(t, w)
+		g, f := NewGroup(10*time.Second), NewFeed("[", "]", 0)
+		f.Add([]byte("x"))
+		a, b := newPipeConn(t), newPipeConn(t)
 		b.SetPrompt("B?")
 		wantDue := func(seconds int, outputA, outputB string) {
 			t.Helper()
@@ -46,7 +68,7 @@ func TestBroadcast(t *testing.T) {
 			if got := time.Since(start).Round(time.Second); got != time.Duration(seconds)*time.Second {
 				t.Errorf("Due fired after %v, want %d s", got, seconds)
 			}
-			g.Broadcast(snapshot("[x]"))
+			g.Broadcast(f)
 			a.wantOutput(t, everything, outputA)
 			b.wantOutput(t, everything, outputB)
 		}
@@ -61,7 +83,7 @@ func TestBroadcast(t *testing.T) {
 		}
 		wantDue(45, "[x]", "")
 		g.Remove(a.Conn)
-		g.Broadcast(snapshot("[x]"))
+		g.Broadcast(f)
 		time.Sleep(time.Minute)
 		g.Add(b.Conn)
 		wantDue(115, "", "[x]B?")
@@ -74,44 +96,20 @@ func TestBroadcast(t *testing.T) {
 	})
 }
 
-// A small notice and its prompt are one part, which one write sends. A large part is never copied. A notice never
-// changes, whatever prompts it gets.
-func TestNoticeParts(t *testing.T) {
-	large := bytes.Repeat([]byte("x"), 16<<10)
-	for _, tt := range []struct {
-		notice *Notice
-		parts  int
-	}{
-		{notice: NewNotice(), parts: 1},
-		{notice: NewNotice(large[:8<<10], large[:8<<10-2]), parts: 1},
-		{notice: NewNotice(append(make([][]byte, 0, 9), large)...), parts: 2}, // with room for more parts
-		{notice: NewNotice(large, []byte("]")), parts: 3},
-	} {
-		m, want := tt.notice.withPrompt("A?"), string(bytes.Join(tt.notice.parts, nil))+"A?"
-		tt.notice.withPrompt("B?")
-		if got := string(bytes.Join(m.parts, nil)); got != want || len(m.parts) != tt.parts {
-			t.Errorf("got %d parts with %.100q, want %d with %.100q", len(m.parts), got, tt.parts, want)
-		}
-		if tt.parts > 1 && &m.parts[0][0] != &large[0] {
-			t.Error("a large part was copied")
-		}
-	}
-}
-
 // A snapshot shows the newest texts, and never changes, even where they are in several pieces.
 func TestFeed(t *testing.T) {
 	for limit, shown := range map[int]int{20: 20, 1: 1, 0: 100} {
 		f := NewFeed("\n[", "]\n", limit)
 		var texts []string
-		var snapshots []*Notice
+		var snapshots [][][]byte
 		for n := range 100 {
 			texts = append(texts, fmt.Sprint(n+1000, x(n%50/49*pieceSize), x(12<<10)))
 			f.Add([]byte(texts[n]))
-			snapshots = append(snapshots, f.Snapshot())
+			snapshots = append(snapshots, f.snapshot())
 		}
 		for n, s := range snapshots {
 			want := "\n[" + strings.Join(texts[max(0, n+1-shown):n+1], ",") + "]\n"
-			if got := string(bytes.Join(s.parts, nil)); got != want || !s.snapshot {
+			if got := string(bytes.Join(s, nil)); got != want {
 				t.Errorf("limit %d: snapshot %d is %.100q, want %.100q", limit, n, got, want)
 			}
 		}

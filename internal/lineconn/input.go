@@ -27,10 +27,10 @@ var ErrTooLong = fmt.Errorf("the line is too long (at most %d bytes)", MaxLine)
 // erasing has no effect. A peer that sends more than a person types or pastes is slowed down. After End, and on a
 // failed connection, the error is not io.EOF.
 func (c *Conn) ReadLine() (string, error) {
-	c.Flush()
+	c.flush()
 	line, complete := c.scan(nil)
 	for !complete && !c.inputEnded && c.Err() == nil {
-		c.Flush() // of answers to telnet
+		c.flush() // of answers to telnet
 		n, err := c.net.Read(c.buffer[:])
 		c.inputEnded = err == io.EOF
 		if err != nil && !c.inputEnded && c.Err() == nil {
@@ -68,9 +68,9 @@ func (c *Conn) scan(line []byte) ([]byte, bool) {
 		c.unread = c.unread[1:]
 		switch {
 		case was == do: // the peer must be told that option b is refused, or it may wait for that
-			c.send(newMessage(string([]byte{iac, byte(wont), b})), false)
+			c.send(newMessage([]byte{iac, byte(wont), b}), false)
 		case was == will:
-			c.send(newMessage(string([]byte{iac, byte(dont), b})), false)
+			c.send(newMessage([]byte{iac, byte(dont), b}), false)
 		case !typed:
 		case c.skipLine:
 			c.skipLine = b != '\n'

@@ -2,9 +2,9 @@
 // fast, send endless lines, read nothing, close one side of the connection or vanish.
 //
 // A [Server] accepts connections. One goroutine per connection reads its input, by calling [Conn.ReadLine]. Output goes
-// to a queue, which never blocks, and is written by a [WriterPool]. So an idle connection costs one goroutine (its
-// reader) and a few hundred bytes. If the kernel does not accept a write immediately, a temporary goroutine finishes
-// it. So a stalled peer delays no other peer.
+// to a queue, which never blocks. Temporary goroutines write it, one for each processor and not for each connection. So
+// an idle connection costs one goroutine (its reader) and a few hundred bytes. If the kernel does not accept a write
+// immediately, one more goroutine finishes it. So a stalled peer delays no other peer.
 //
 // A peer that accepts some output every 10 s is slow, but not stalled, and stays connected unless more than MaxPending
 // is pending. Before Linux 6.15, the kernel also disconnects a peer whose receive buffer stays almost full for 50 s.
@@ -25,20 +25,21 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 const (
 	// MaxPending is the limit of pending messages in bytes. A peer that exceeds it is disconnected. A message counts as
-	// its text plus messageCost, even if peers share it, because each may be the last that has it. Only a snapshot
-	// does not count: its texts are in memory anyway.
+	// its text plus messageCost, even if peers share the text, because each may be the last that has it. Only a
+	// snapshot does not count: its texts are in memory anyway.
 	MaxPending = 256 << 10
 
-	messageCost = 128      // bytes, about what a message takes besides its text
-	joinLimit   = 16 << 10 // bytes up to which a notice and the prompt are joined, so that one write sends them
-	maxWrite    = 16 << 10 // bytes in a blocking write; few, because on Windows it must end within StallTimeout
-	batchSize   = 64       // connections that a writer takes at a time; few, so that all writers finish together
+	messageCost  = 128              // bytes, about what a message takes besides its text
+	maxWrite     = 16 << 10         // bytes in a blocking write; few, because on Windows it must end within stallTimeout
+	joinLimit    = 16 << 10         // bytes up to which the parts of a message are joined, so that one write sends them
+	stallTimeout = 30 * time.Second // leaves a slow peer, which accepts something every 10 s, time to spare
 )
 
 // ErrStalled is the error of a connection whose peer accepted too little of what was sent to it.
@@ -49,90 +50,70 @@ var errEnded = errors.New("the conversation has ended")
 // it is also noticed within a minute of the first message sent to it, and the kernel's buffers for a peer are bounded.
 // Where the kernel lacks a socket option for that, Listen works without it, and logs what is missing.
 func Listen(addr string, l *log.Logger) (*net.TCPListener, error) {
-	ln, warning, err := listen(addr, options())
-	if warning != nil {
-		l.Printf("%s; the server works without", strings.ReplaceAll(warning.Error(), "\n", "; "))
-	}
-	return ln, err
-}
-
-// listen listens with these socket options. warning is an error for each that cannot be set, all joined.
-func listen(addr string, options []option) (ln *net.TCPListener, warning, err error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6},
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			warning = setOptions(raw, options)
+			if missing := setOptions(raw); len(missing) > 0 {
+				l.Printf("%s; the server works without", strings.Join(missing, "; "))
+			}
 			return nil
 		},
 	}
 	config.SetMultipathTCP(false) // Multipath TCP does not support all of the options
-	l, err := config.Listen(context.Background(), "tcp", addr)
-	ln, _ = l.(*net.TCPListener) // nil if there is an error
-	return ln, warning, err
+	ln, err := config.Listen(context.Background(), "tcp", addr)
+	tcp, _ := ln.(*net.TCPListener) // nil if there is an error
+	return tcp, err
 }
 
-// WriterPool is a fixed set of goroutines that write for the connections it made. They share the work of an
-// announcement evenly. Giving each goroutine a fixed share of the connections would take 7% longer.
-type WriterPool struct {
-	// StallTimeout is how long a peer may accept nothing, while output is pending, before it is disconnected. It is
-	// counted in steps, so that a pause of this process counts as one step at most. The default of 30 s leaves a slow
-	// peer, which accepts something every 10 s, time to spare. Tests shorten it, before they make a connection.
-	StallTimeout time.Duration
-
-	steps   int            // parts of StallTimeout, after each of which the progress of a peer is checked
-	ready   chan []*Conn   // connections with pending output that no goroutine is writing
-	running sync.WaitGroup // the writers and the blocking writes
-}
-
-// NewWriterPool starts a pool of n goroutines. One per processor is enough, because none of them ever waits for a peer.
-func NewWriterPool(n int) *WriterPool {
-	w := &WriterPool{StallTimeout: 30 * time.Second, steps: 30, ready: make(chan []*Conn, 1024)}
-	if runtime.GOOS == "windows" {
-		w.steps = 1 // a Write that times out may have written more than it says (golang.org/issue/24727)
-	}
-	for range n {
-		w.running.Go(func() {
-			for conns := range w.ready {
-				writeReady(conns)
-			}
-		})
-	}
-	return w
-}
-
-// Close ends the pool. All of its connections must be closed before, and nothing may be sent to them afterwards.
-func (w *WriterPool) Close() {
-	close(w.ready)
-	w.running.Wait()
-}
-
-// startWriting hands conns, which have one pool, to its writers. It may wait for other writes, but never for a peer.
+// startWriting has the pending messages of conns written. It waits for nothing. As many goroutines as processors take
+// one connection after the other, so that all of them finish together.
 func startWriting(conns []*Conn) {
-	for batch := range slices.Chunk(conns, batchSize) {
-		batch[0].pool.ready <- batch
+	var taken atomic.Int64
+	for range min(len(conns), runtime.GOMAXPROCS(0)) {
+		go func() {
+			for i := taken.Add(1); i <= int64(len(conns)); i = taken.Add(1) {
+				conns[i-1].writeReady()
+			}
+		}()
 	}
 }
 
-// writeReady writes the pending messages of conns, as far as the kernel accepts them immediately. If the kernel accepts
-// nothing, for whatever reason, a blocking write takes over.
-func writeReady(conns []*Conn) {
-	for _, c := range conns {
-		n := 0
-		for p := c.next(0); p != nil; p = c.next(n) {
-			if n = writeNow(c.raw, p); n == 0 {
-				c.pool.running.Go(c.writeBlocking)
-				break
-			}
+// writeReady writes the pending messages, as far as the kernel accepts them immediately. If the kernel accepts nothing,
+// for whatever reason, a blocking write takes over.
+func (c *Conn) writeReady() {
+	n := 0
+	for p := c.next(0); p != nil; p = c.next(n) {
+		if n = writeNow(c.raw, p); n == 0 {
+			go c.writeBlocking()
+			return
 		}
 	}
+}
+
+// A message is sent as a whole. Peers may share a message and its bytes, which never change.
+type message struct {
+	parts    [][]byte
+	cost     int  // bytes that the message counts toward MaxPending
+	snapshot bool // whether a newer snapshot replaces the message in a queue
+}
+
+func newMessage(parts ...[]byte) *message {
+	m := &message{parts: parts, cost: messageCost}
+	for _, p := range parts {
+		m.cost += len(p)
+	}
+	if m.cost <= joinLimit {
+		m.parts = [][]byte{slices.Concat(parts...)}
+	}
+	return m
 }
 
 // Conn is one connection. Any goroutine may call its methods, with two exceptions: ReadLine and Close belong to one
 // goroutine, the reader. SetPrompt belongs to the owner of the Group, and must not run while Tell or Show does.
 type Conn struct {
-	net  net.Conn
-	raw  syscall.RawConn // nil if net is not a socket
-	pool *WriterPool
+	net   net.Conn
+	raw   syscall.RawConn // nil if net is not a socket
+	steps int             // parts of stallTimeout, after each of which the progress of the peer is checked
 
 	// Owned by the owner of the group.
 	prompt string
@@ -140,13 +121,12 @@ type Conn struct {
 
 	mu      sync.Mutex // guards the fields below; never held while waiting
 	changed sync.Cond  // signals that all is written, or that err is set
-	writing bool       // whether pool.ready or a goroutine has taken charge of the pending messages
+	writing bool       // whether a goroutine has taken charge of the queue
 	ended   bool       // whether End was called
 	err     error      // why the connection is closed, or nil
-	current *message   // being written, or nil
-	offset  int        // of the next byte to write in current
-	queue   []*message // after current
-	pending int        // cost of current and queue
+	queue   []*message // pending messages; the first one is being written
+	offset  int        // of the next byte to write in it
+	pending int        // cost of queue
 
 	// Owned by the reader.
 	buffer     [readBuffer]byte
@@ -158,8 +138,11 @@ type Conn struct {
 }
 
 // NewConn returns a connection that uses c and owns it.
-func (w *WriterPool) NewConn(c net.Conn) *Conn {
-	conn := &Conn{net: c, pool: w}
+func NewConn(c net.Conn) *Conn {
+	conn := &Conn{net: c, steps: 30}
+	if runtime.GOOS == "windows" {
+		conn.steps = 1 // a Write that times out may have written more than it says (golang.org/issue/24727)
+	}
 	conn.changed.L = &conn.mu
 	if s, ok := c.(syscall.Conn); ok {
 		conn.raw, _ = s.SyscallConn() // nil if there is an error; then all writes are blocking writes
@@ -172,81 +155,77 @@ func (w *WriterPool) NewConn(c net.Conn) *Conn {
 
 // Tell sends a text to the peer, formatted as by fmt.Sprintf, followed by the prompt. Once the connection has ended or
 // failed, Tell and Show do nothing.
-func (c *Conn) Tell(format string, args ...any) {
-	c.send(newMessage(fmt.Sprintf(format, args...)+c.prompt), false)
-}
+func (c *Conn) Tell(format string, args ...any) { c.Show(fmt.Appendf(nil, format, args...)) }
 
-// Show sends a notice to the peer, followed by the prompt.
-func (c *Conn) Show(n *Notice) { c.send(n.withPrompt(c.prompt), false) }
+// Show sends a text to the peer, followed by the prompt. The bytes of the text must not change afterwards.
+func (c *Conn) Show(text []byte) { c.send(newMessage(text, []byte(c.prompt)), false) }
 
 // End sends the last message, which may be empty, and makes ReadLine return. Only the first call has an effect.
-func (c *Conn) End(text string) { c.send(newMessage(text), true) }
+func (c *Conn) End(text string) { c.send(newMessage([]byte(text)), true) }
 
-// send queues m, which is the last message if last is true, and has it written.
-func (c *Conn) send(m *message, last bool) {
-	if c.enqueue(m, last) {
-		startWriting([]*Conn{c})
-	}
-}
+// send sends m, which is the last message if last is true.
+func (c *Conn) send(m *message, last bool) { startWriting(c.enqueue(m, last, nil)) }
 
-// enqueue adds m to the queue. It reports whether the caller must hand c to the writers, because no goroutine is
-// writing. If too much is pending, it disconnects the peer.
-func (c *Conn) enqueue(m *message, last bool) (start bool) {
+// enqueue adds m to the queue. If no goroutine is writing, it also adds c to ready, the connections for which the
+// caller must call startWriting. It returns ready. If too much is pending, it disconnects the peer.
+func (c *Conn) enqueue(m *message, last bool, ready []*Conn) []*Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil || c.ended {
-		return false
+		return ready
 	}
 	if last {
 		c.ended = true
 		c.net.SetReadDeadline(time.Unix(1, 0)) // ends a Read; Close sets its own deadline later
 	}
-	if m.snapshot {
-		c.queue = slices.DeleteFunc(c.queue, func(old *message) bool { return old.snapshot })
+	if m.snapshot && c.writing {
+		waiting := slices.DeleteFunc(c.queue[1:], func(old *message) bool { return old.snapshot })
+		c.queue = c.queue[:1+len(waiting)]
 	}
 	if c.pending+m.cost > MaxPending {
 		c.fail(ErrStalled)
-		return false
+		return ready
 	}
 	c.queue = append(c.queue, m)
 	c.pending += m.cost
-	start = !c.writing
-	c.writing = true
-	return start
+	if !c.writing {
+		c.writing = true
+		ready = append(ready, c)
+	}
+	return ready
 }
 
 // next notes that n more bytes are written, and returns the bytes to write next. It returns nil when all is written;
-// then the caller is no longer in charge of the pending messages.
+// then the caller is no longer in charge of the queue.
 func (c *Conn) next(n int) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.offset += n
-	for {
-		if c.current != nil {
-			if p := c.current.at(c.offset); p != nil {
-				return p
+	for len(c.queue) > 0 {
+		offset := c.offset
+		for _, p := range c.queue[0].parts {
+			if offset < len(p) {
+				return p[offset:]
 			}
-			c.pending -= c.current.cost
-			c.current, c.offset = nil, 0
+			offset -= len(p)
 		}
-		if len(c.queue) == 0 {
-			c.queue = nil // frees the memory of a long queue
-			c.writing = false
-			c.changed.Broadcast()
-			return nil
-		}
-		c.current = c.queue[0]
-		c.queue = slices.Delete(c.queue, 0, 1)
+		c.pending -= c.queue[0].cost
+		c.queue, c.offset = slices.Delete(c.queue, 0, 1), 0
 	}
+	c.queue = nil // frees the memory of a long queue
+	c.writing = false
+	c.changed.Broadcast()
+	return nil
 }
 
 // writeBlocking writes the pending messages as fast as the peer accepts them. If the peer accepts nothing for
-// StallTimeout, counted in steps, it is disconnected. If there is only one step, any timeout disconnects it.
+// stallTimeout, it is disconnected. This time is counted in steps, so that a pause of this process counts as one step
+// at most. If there is only one step, any timeout disconnects the peer.
 func (c *Conn) writeBlocking() {
 	n, idle, unsent := 0, 0, unsentBytes(c.raw)
 	for p := c.next(0); p != nil; p = c.next(n) {
 		var err error
-		c.net.SetWriteDeadline(time.Now().Add(c.pool.StallTimeout / time.Duration(c.pool.steps)))
+		c.net.SetWriteDeadline(time.Now().Add(stallTimeout / time.Duration(c.steps)))
 		n, err = c.net.Write(p[:min(len(p), maxWrite)])
 		before := unsent
 		unsent = unsentBytes(c.raw)
@@ -255,9 +234,9 @@ func (c *Conn) writeBlocking() {
 			return
 		}
 		// The kernel accepts more only when a third of its buffer is free, so look into the buffer as well.
-		if err == nil || c.pool.steps > 1 && (n > 0 || unsent < before) {
+		if err == nil || c.steps > 1 && (n > 0 || unsent < before) {
 			idle = 0
-		} else if idle++; idle == c.pool.steps {
+		} else if idle++; idle == c.steps {
 			c.closeBecause(ErrStalled)
 			return
 		}
@@ -284,8 +263,8 @@ func (c *Conn) fail(err error) {
 	c.net.Close()
 }
 
-// Err returns nil while the connection works. Otherwise it returns ErrStalled, net.ErrClosed after Close or CloseNow, a
-// network error, or an error that says that End was called.
+// Err returns nil while the connection works. Otherwise it returns ErrStalled, net.ErrClosed after Close, a network
+// error, or an error that says that End was called.
 func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -295,8 +274,8 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
-// Flush waits until the kernel has accepted everything that was sent, or the connection has failed.
-func (c *Conn) Flush() {
+// flush waits until the kernel has accepted everything that was sent, or the connection has failed.
+func (c *Conn) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.err == nil && c.writing {
@@ -320,8 +299,5 @@ func (c *Conn) Close() {
 			time.Sleep(chunkInterval)
 		}
 	}
-	c.CloseNow()
+	c.closeBecause(net.ErrClosed)
 }
-
-// CloseNow closes the connection immediately and drops all pending output.
-func (c *Conn) CloseNow() { c.closeBecause(net.ErrClosed) }

@@ -59,7 +59,6 @@ type usage struct {
 // then after twice as long each time, up to 1 s. The log says so once, and again when accepting has worked for 1 s.
 func (s *Server) Serve(ctx context.Context, ln Listener) {
 	s.from, s.refusing = map[netip.Prefix]usage{}, make(chan struct{}, 100)
-	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	failing := false        // whether the log says that accepting fails
 	var delay time.Duration // the last one, or 0 if Accept has worked since

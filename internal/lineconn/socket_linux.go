@@ -1,57 +1,45 @@
 package lineconn
 
 import (
-	"errors"
-	"fmt"
 	"syscall"
 	"unsafe"
 )
 
-// An option of a listening socket, which its connections inherit.
-type option struct {
-	level, number, value int
-	failure              string  // what a warning says if the option cannot be set
-	fallback             *option // set if the option cannot be set, or nil
-}
-
 // Options that package syscall does not have on all processors. Their numbers are the same on all.
 const tcpUserTimeout, tcpRTOMax = 18, 44
 
-// options returns the options for untrusted peers.
-func options() []option {
-	const socket, tcp = syscall.SOL_SOCKET, syscall.IPPROTO_TCP
-	return []option{
-		// The kernel's buffers for a peer, in bytes. The kernel doubles these values for its own bookkeeping, and may
-		// exceed the send buffer by 64 KiB.
-		{socket, syscall.SO_SNDBUF, 64 << 10, "cannot limit the send buffers (SO_SNDBUF)", nil},
-		{socket, syscall.SO_RCVBUF, 24 << 10, "cannot limit the receive buffers (SO_RCVBUF)", nil},
-		// Otherwise the kernel takes urgent bytes, such as those of telnet's synch, out of the middle of a command.
-		{socket, syscall.SO_OOBINLINE, 1, "cannot read urgent input in order (SO_OOBINLINE)", nil},
-		// The kernel gives up on a peer that acknowledges nothing after 15 retransmissions. If they are at most 4 s
-		// apart, that takes about 50 s. Before Linux 6.15, a timeout of 50 s does the same, but also disconnects a peer
-		// that reads too little to reopen its receive window. Both are in ms.
-		{tcp, tcpRTOMax, 4000, "", &option{
-			tcp, tcpUserTimeout, 50_000, "cannot notice in a minute that a client has vanished (TCP_USER_TIMEOUT)", nil,
-		}},
-	}
+// setOptions sets the options for untrusted peers on a listening socket, whose connections inherit them. It returns a
+// text for each that cannot be set.
+func setOptions(raw syscall.RawConn) (missing []string) {
+	raw.Control(func(fd uintptr) {
+		missing = setOptionsWith(func(level, option, value int) error {
+			return syscall.SetsockoptInt(int(fd), level, option, value)
+		})
+	})
+	return missing
 }
 
-// setOptions sets the options of a listening socket. It returns an error for each that cannot be set, all joined.
-func setOptions(raw syscall.RawConn, options []option) error {
-	var failures []error
-	raw.Control(func(fd uintptr) {
-		for _, o := range options {
-			err := syscall.SetsockoptInt(int(fd), o.level, o.number, o.value)
-			if err != nil && o.fallback != nil {
-				o = *o.fallback
-				err = syscall.SetsockoptInt(int(fd), o.level, o.number, o.value)
-			}
-			if err != nil {
-				failures = append(failures, fmt.Errorf("%s: %w", o.failure, err))
-			}
+// setOptionsWith is setOptions with the system call set.
+func setOptionsWith(set func(level, option, value int) error) (missing []string) {
+	note := func(failure string, err error) {
+		if err != nil {
+			missing = append(missing, failure+": "+err.Error())
 		}
-	})
-	return errors.Join(failures...)
+	}
+	// The kernel's buffers for a peer, in bytes. The kernel doubles these values for its own bookkeeping, and may exceed
+	// the send buffer by 64 KiB.
+	note("cannot limit the send buffers (SO_SNDBUF)", set(syscall.SOL_SOCKET, syscall.SO_SNDBUF, 64<<10))
+	note("cannot limit the receive buffers (SO_RCVBUF)", set(syscall.SOL_SOCKET, syscall.SO_RCVBUF, 24<<10))
+	// Otherwise the kernel takes urgent bytes, such as those of telnet's synch, out of the middle of a command.
+	note("cannot read urgent input in order (SO_OOBINLINE)", set(syscall.SOL_SOCKET, syscall.SO_OOBINLINE, 1))
+	// The kernel gives up on a peer that acknowledges nothing after 15 retransmissions. If they are at most 4 s apart,
+	// that takes about 50 s. Before Linux 6.15, a timeout of 50 s does the same, but also disconnects a peer that reads
+	// too little to reopen its receive window. Both are in ms.
+	if set(syscall.IPPROTO_TCP, tcpRTOMax, 4000) != nil {
+		note("cannot notice in a minute that a client has vanished (TCP_USER_TIMEOUT)",
+			set(syscall.IPPROTO_TCP, tcpUserTimeout, 50_000))
+	}
+	return missing
 }
 
 // writeNow writes as much of p, which is not empty, as the kernel accepts immediately, and returns how many bytes that

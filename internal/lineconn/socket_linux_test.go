@@ -2,7 +2,6 @@ package lineconn
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/metrics"
-	"strings"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -64,29 +63,27 @@ func TestListenOptions(t *testing.T) {
 	if _, err := Listen("127.0.0.1:nonsense", log.Default()); err == nil {
 		t.Error("no error for an invalid address")
 	}
-	for missing := range 1 << 4 { // a bit for each option of a kernel without TCP_RTO_MAX_MS
-		table, set, want := options(), []option{}, []string{}
-		table[3].number = 9999
-		for i, o := range []*option{&table[0], &table[1], &table[2], table[3].fallback} {
-			if missing>>i&1 == 0 {
-				set = append(set, *o)
-			} else {
-				o.number = 9999
-				want = append(want, o.failure+": protocol not available")
-			}
-		}
-		l, warning, err := listen("127.0.0.1:0", table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range set {
-			if got, err := socketOption(l, o.level, o.number); got != o.value && got != 2*o.value || err != nil {
-				t.Errorf("%+v is %d, %v", o, got, err)
-			}
-		}
-		l.Close()
-		if got := fmt.Sprint(warning); got != cmp.Or(strings.Join(want, "\n"), "<nil>") {
-			t.Errorf("the warning is %q, want %q", got, want)
+	options := []int{syscall.SO_SNDBUF, syscall.SO_RCVBUF, syscall.SO_OOBINLINE, tcpRTOMax, tcpUserTimeout}
+	for _, tt := range []struct {
+		err     error // of setting any option
+		tried   []int
+		missing []string
+	}{
+		{tried: options[:4]},
+		{err: syscall.ENOPROTOOPT, tried: options, missing: []string{
+			"cannot limit the send buffers (SO_SNDBUF): protocol not available",
+			"cannot limit the receive buffers (SO_RCVBUF): protocol not available",
+			"cannot read urgent input in order (SO_OOBINLINE): protocol not available",
+			"cannot notice in a minute that a client has vanished (TCP_USER_TIMEOUT): protocol not available",
+		}},
+	} {
+		var tried []int
+		missing := setOptionsWith(func(_, option, _ int) error {
+			tried = append(tried, option)
+			return tt.err
+		})
+		if !slices.Equal(missing, tt.missing) || !slices.Equal(tried, tt.tried) {
+			t.Errorf("if the error is %v: tried %v, missing %q", tt.err, tried, missing)
 		}
 	}
 }
@@ -95,7 +92,6 @@ func TestListenOptions(t *testing.T) {
 // 1 KiB of other memory.
 func TestIdleIsSmall(t *testing.T) {
 	const conns = 200
-	w := newPool(t, 1)
 	var ours, peers [conns]net.Conn
 	for i := range conns {
 		ours[i], peers[i] = tcp(t)
@@ -109,7 +105,7 @@ func TestIdleIsSmall(t *testing.T) {
 	}
 	stackBefore, heapBefore := memory()
 	for i, peer := range peers {
-		c := w.NewConn(ours[i])
+		c := NewConn(ours[i])
 		go func() {
 			c.Tell("question")
 			for _, err := c.ReadLine(); err == nil; _, err = c.ReadLine() {
@@ -138,7 +134,7 @@ func TestProgressInSendBuffer(t *testing.T) {
 	}
 	buffer, reader := os.NewFile(uintptr(pair[0]), "buffer"), os.NewFile(uintptr(pair[1]), "reader")
 	synctest.Test(t, func(t *testing.T) {
-		c := newPipeConn(t, newPool(t, 1)) // with a peer that reads nothing, and the buffer of another connection
+		c := newPipeConn(t) // with a peer that reads nothing, and the buffer of another connection
 		c.raw, _ = buffer.SyscallConn()
 		c.Tell("hello")
 		for range 3 {
@@ -159,7 +155,7 @@ func TestProgressInSendBuffer(t *testing.T) {
 func TestStalledPeer(t *testing.T) {
 	ours, peer := tcp(t)
 	peer.SetReadBuffer(4096) // the minimum
-	c := newPool(t, 1).NewConn(ours)
+	c := NewConn(ours)
 	for range 512 {
 		c.Tell("%01024d", 0)
 	}
@@ -190,8 +186,8 @@ func TestVanish(t *testing.T) {
 					t.Fatal(err)
 				}
 				start := time.Now()
-				c := newPool(t, 1).NewConn(ours)
-				time.AfterFunc(3*time.Minute, c.CloseNow) // ends a failing test
+				c := NewConn(ours)
+				time.AfterFunc(3*time.Minute, func() { ours.Close() }) // ends a failing test
 				c.Tell("%s", text)
 				c.ReadLine()
 				took := time.Since(start)

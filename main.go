@@ -290,7 +290,8 @@ func (n *network) load(ctx context.Context) error {
 			console.Plural(n.head.Index+1, "block"), n.ChainFile, n.head.Hash)
 	}
 	if now := time.Now().UTC().Format(timestampLayout); n.head.Timestamp > now {
-		n.log.Printf("%s: block %d is from %s; check the clock", n.ChainFile, n.head.Index, n.head.Timestamp)
+		n.log.Printf("%s: block %d is from %s; check the clock: until then, new blocks repeat that time",
+			n.ChainFile, n.head.Index, n.head.Timestamp)
 	}
 	if last.IsAnnounced {
 		n.lastDraw = drawNotice(last.Index, last.Outcome)

@@ -144,7 +144,7 @@ func TestRosterShow(t *testing.T) {
 	shows()
 	r.Disconnected()
 	r.Disconnected()
-	shows("log: disconnected 2 clients that stopped reading\n")
+	shows("log: disconnected 2 clients that did not keep up\n")
 	slash("v1", 1)
 	shows("validators: 0 (0 tokens staked)\n  slashed: v1\n    lost 1 token for typing \"x\"\n",
 		each(slash, slashed, 2, 5))

@@ -82,7 +82,7 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 	r.changes, r.lastReport = nil, time.Now()
 	r.Due.Stop()
 	if c.disconnected > 0 {
-		l.Printf("disconnected %s that stopped reading", Plural(c.disconnected, "client"))
+		l.Printf("disconnected %s that did not keep up", Plural(c.disconnected, "client"))
 	}
 	if len(c.joined)+len(c.left)+len(c.slashed) == 0 {
 		return

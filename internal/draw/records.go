@@ -172,5 +172,9 @@ func list(lines []string, noun, what string) string {
 		return ""
 	}
 	_, label, _ := strings.Cut(console.Plural(len(lines), "line"), " ")
+	if total := len(lines); total > 10 {
+		return fmt.Sprintf("; %s%s (%s %s, …, %s)", console.Plural(total, noun), what, label, strings.Join(lines[:8], ", "),
+			lines[total-1])
+	}
 	return fmt.Sprintf("; %s%s (%s %s)", console.Plural(len(lines), noun), what, label, strings.Join(lines, ", "))
 }

@@ -55,9 +55,9 @@ func (c *Conn) ReadLine() (string, error) {
 	return strings.TrimFunc(string(line), blank), nil
 }
 
-// blank reports whether r shows nothing: a space, a zero-width character or a byte order mark.
+// blank reports whether r shows nothing: a space, or a zero-width or format character, such as a byte order mark.
 func blank(r rune) bool {
-	return unicode.IsSpace(r) || '\u200b' <= r && r <= '\u200f' || r == '\u2060' || r == '\ufeff'
+	return unicode.IsSpace(r) || unicode.In(r, unicode.Cf, unicode.Variation_Selector)
 }
 
 // scan moves input from unread to line, up to the end of a line. It reports whether the line is complete or too long.
@@ -109,8 +109,9 @@ type state byte
 const (
 	text    state = iota
 	afterCR       // LF or NUL, which belongs to the end of the line, or text
-	escape        // follows ESC or ESC O
-	csi           // follows ESC [ and any number of bytes from 0x20 to 0x3f; one from 0x40 to 0x7e is the last
+	escape        // follows ESC, ESC O, or ESC and bytes from 0x20 to 0x2f
+	csi           // follows ESC [ and any number of bytes from 0x20 to 0x3f or [; one from 0x40 to 0x7e is the last
+	title         // follows ESC ], which sets the title of a window; BEL or ESC \ is its end
 	command       // follows IAC
 	inside        // between IAC SB and IAC SE, where programs exchange options
 	leaving       // follows IAC in there
@@ -119,8 +120,8 @@ const (
 )
 
 const (
-	backspace, ctrlU, esc, del = 0x08, 0x15, 0x1b, 0x7f  // keys
-	se, ec, el, sb, iac        = 240, 247, 248, 250, 255 // telnet commands; EC and EL erase a character and a line
+	bell, backspace, ctrlU, esc, del = 7, 8, 0x15, 0x1b, 0x7f  // keys
+	se, ec, el, sb, iac              = 240, 247, 248, 250, 255 // telnet commands; EC, EL erase a character, a line
 )
 
 // next takes b, the next byte of the input, and returns the key that was typed, if any: '\n' for each end of a line,
@@ -145,10 +146,15 @@ func (s *state) next(b byte) (key byte, typed bool) {
 	case was != command && b == iac: // IAC IAC is the byte 255
 		*s = command
 	case was == afterCR && (b == '\n' || b == 0):
-	case was == escape && b == '[', was == csi && ' ' <= b && b <= '?':
+	case was == escape && '0' <= b && b <= '9': // Escape or Alt, pressed by mistake
+		return b, true
+	case was == escape && b == '[', was == csi && (' ' <= b && b <= '?' || b == '['):
 		*s = csi
-	case b == esc, was == escape && b == 'O':
+	case b == esc, was == escape && (b == 'O' || ' ' <= b && b <= '/'):
 		*s = escape
+	case was == escape && b == ']', was == title && b >= ' ':
+		*s = title
+	case was == title && b == bell:
 	case (was == escape || was == csi) && ' ' <= b && b < del: // the last byte of the sequence
 	case b == '\r':
 		*s = afterCR

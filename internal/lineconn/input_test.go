@@ -34,7 +34,8 @@ var inputs = []struct{ input, want, answers string }{
 	{input: "abc\x15\x157\xff\xf734\xff\xf8\xff\xf772\r\nä\x15", want: "72|"},
 	{input: x(1024) + "\b\b" + x(2) + "\n" + x(1025) + "\b\b\x15ok\n", want: x(1024) + "|" + x(1024) + tooLong + "|"},
 	// Escape sequences: arrow keys, marks of a paste, Alt-7, and incomplete ones.
-	{input: "\x1b[A7\x1bOD\x1b[1;5C2\x1b7\n\x1b[200~72\x1b[201~\n", want: "72|72|"},
+	{input: "\x1b[A7\x1bOD\x1b[1;5C2\x1b7\n\x1b[200~72\x1b[201~\n", want: "727|72|"},
+	{input: "\x1b[[A72\x1b(B\n\x1b]0;a\a7\x1b]1\x1b\\2\n7\x1b]2\n\x1bp\u00ad\u20687\ufe0f\n", want: "72|72|7|7|"},
 	{input: "72\x1b\n72\x1b[\r72\x1b[1;\r\n7\x1bO\b\x1b\x1b[A2\x1b[1\x7f\x1b\xff\xf11\x1bOä\n\x1b[", want: "72|72|72|1ä|"},
 	// Telnet: options, an interrupt, the byte 255, subnegotiations, commands that are invalid or incomplete.
 	{

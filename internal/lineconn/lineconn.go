@@ -43,7 +43,7 @@ const (
 )
 
 // ErrStalled is the error of a connection whose peer accepted too little of what was sent to it.
-var ErrStalled = errors.New("the client stopped reading")
+var ErrStalled = errors.New("the client did not keep up")
 var errEnded = errors.New("the conversation has ended")
 
 // Listen listens on a TCP address, host:port. A peer that vanishes is noticed within two minutes of silence. On Linux,

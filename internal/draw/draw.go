@@ -1,10 +1,10 @@
 // Package draw implements a sealed lottery that anyone can check with sha256sum and a calculator.
 //
-// Before there are any entries, whoever runs the lottery makes a secret and publishes its seal. Each entry gets
-// tickets, numbered consecutively. At the end the secret is revealed. The hash of the secret and all entries, read as a
-// number, picks the winning ticket. Nobody who enters can predict it, and whoever runs the lottery committed to the
-// secret before seeing the entries. What this does not prove: that no entry was left out, or added at the last moment
-// by someone who knew the secret.
+// Before there are any entries, the server makes a secret and publishes its seal. Each entry gets tickets, numbered
+// consecutively. At the end the secret is revealed. The hash of the secret and all entries, read as a number, picks
+// the winning ticket. No player can predict it, and the server committed to the secret before seeing the entries. What
+// this does not prove: that no entry was left out, that none was added at the last moment, and that the server did not
+// abandon a draw on purpose.
 //
 // Draws form a chain beside the chain of blocks: each one names the block and the draw before it, and its seal covers
 // both. So one seal that somebody has noted pins all draws and all blocks before it.

@@ -118,7 +118,7 @@ func isAnnounced(d, next *Decoded, blocks *linefile.Scanner) bool {
 	return !hasBlockBefore || blocks.Scan() && bytes.Contains(blocks.Bytes(), []byte(d.Block))
 }
 
-// show shows the sorted tallies of the names, and that of the large stakes.
+// show shows the sorted tallies of the names, and the tally of the large stakes.
 func show(w io.Writer, rounds int, large tally, all []tally) error {
 	shown, legend := slices.Clone(all[:min(len(all), maxListed)]), ""
 	if rest := all[len(shown):]; len(rest) > 0 {

@@ -171,7 +171,7 @@ func skipOnWindows(t *testing.T) {
 
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
 // ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called. A chain
-// file whose time alone has changed is no reason to wait. At the end, all files are closed.
+// file whose time alone has changed does not delay anything. At the end, all files are closed.
 func TestSave(t *testing.T) {
 	skipOnWindows(t)
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"

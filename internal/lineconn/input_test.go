@@ -36,7 +36,8 @@ var inputs = []struct{ input, want, answers string }{
 	// Escape sequences: arrow keys, marks of a paste, Alt-7, and incomplete ones.
 	{input: "\x1b[A7\x1bOD\x1b[1;5C2\x1b7\n\x1b[200~72\x1b[201~\n", want: "727|72|"},
 	{input: "\x1b[[A72\x1b(B\n\x1b]0;a\a7\x1b]1\x1b\\2\n7\x1b]2\n\x1bp\u00ad\u20687\ufe0f\n", want: "72|72|7|7|"},
-	{input: "72\x1b\n72\x1b[\r72\x1b[1;\r\n7\x1bO\b\x1b\x1b[A2\x1b[1\x7f\x1b\xff\xf11\x1bOä\n\x1b[", want: "72|72|72|1ä|"},
+	{input: "72\x1b\n72\x1b[\r72\x1b[1;\r\n", want: "72|72|72|"},
+	{input: "7\x1bO\b\x1b\x1b[A2\x1b[1\x7f\x1b\xff\xf11\x1bOä\n\x1b[", want: "1ä|"},
 	// Telnet: options, an interrupt, the byte 255, subnegotiations, commands that are invalid or incomplete.
 	{
 		input: "\xff\xfd\x067\xff\xfb\n2\xff\xfc\xff\xff\xfe\xf0\r\n\xff\xfb\xff\xff\xfd\xff", want: "72|",

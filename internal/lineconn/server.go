@@ -120,7 +120,7 @@ func (s *Server) start(conn net.Conn) {
 func (s *Server) Wait() { s.running.Wait() }
 
 // acquire takes a slot for a connection, or returns why there is none. It then logs that the limit is reached, unless
-// the log says so already or has said that of any limit within the last second.
+// the log says so already or has reported any limit within the last second.
 func (s *Server) acquire(from netip.Prefix) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -123,7 +123,7 @@ func ReadDotEnv(warnings io.Writer) error {
 func quote(typed string) string { return console.Quote(typed, 40) }
 
 // FilesToVerify returns the files that the command "verify [CHAIN [DRAWS]]" checks: the arguments or else the settings.
-// The draws file of the settings may be missing, since it may be moved or deleted at any time. Then it counts as empty.
+// The draws file of the settings may be missing, because it may be moved or deleted at any time. Then it counts as empty.
 func FilesToVerify(args []string) (chain, draws string) {
 	chain, draws = Value("CHAIN_FILE"), Value("DRAWS_FILE")
 	switch _, err := os.Stat(draws); {

@@ -113,8 +113,8 @@ func (r *Records) fail(format string, args ...any) {
 }
 
 // CheckBlock checks the records with the index of a block, given the block's hash, and the name and note of the entry
-// that won it. The blocks of a chain must be checked in order, from the genesis block on. A block may have no record,
-// and records that name another block: these blocks were never announced. CheckEnd returns the first error.
+// that won it. The blocks of a chain must be checked in order, from the genesis block on. A block may have no record.
+// Records may name another block, which was never announced. CheckEnd returns the first error.
 func (r *Records) CheckBlock(index int, hash, winner, note string) {
 	published := "" // the seal in the record of this block
 	for ; r.next != nil && r.next.Index <= index; r.read() {

@@ -5,8 +5,8 @@
 // Once another program has changed the chain file, no block is saved until that is undone. The draws file may be moved,
 // compressed or deleted at any time. If so, the ledger opens the file of that name again, or creates it.
 //
-// Both files have one rule for a partial last line: if it is the next line, it lacks only its newline, and is
-// completed. Otherwise it is removed, but only from a file that is known to be ours.
+// Both files have one rule for a partial last line: if it is valid, it lacks only its newline, and is completed.
+// Otherwise it is removed, but only from a file that is known to be ours.
 package ledger
 
 import (
@@ -216,7 +216,7 @@ func (l *Ledger) endLine(file *linefile.File, name string, isNext, neverAnnounce
 		return err
 	}
 	end, what := file.DropPartial, "removing a partial last line"
-	remark := "a crash while saving leaves such a line; if an edit did, put both files back"
+	remark := "a crash while saving leaves such a line; if you edited the file, put both files back"
 	switch {
 	case isNext:
 		end, what, remark = file.CompletePartial, "adding the missing newline to the last line", "it is complete"

@@ -2,15 +2,14 @@
 //
 // The file is a sequence of lines, each ended by a newline. Bytes after the last newline are a partial line, as a crash
 // leaves it. Append or DropPartial removes it, CompletePartial makes it a line. Each of these changes syncs the file,
-// so that a line is on disk before anyone hears about it, and truncates the file to its previous size if it fails. If
+// so that a line is on disk before anyone is sent it, and truncates the file to its previous size if it fails. If
 // that fails too, the next change does it first, so nothing is ever written after a partial line. Callers must check
 // for themselves that a line holds what they wrote.
 //
 // Open locks the file, but editors ignore locks. So each change checks, before it writes and after its sync, that the
 // file is still as we left it, and fails with ErrChanged if not. If only its time differs, as after touch, its content
-// decides. Content is known once a Scanner has read all complete lines. Only edits
-// that keep the size go undetected, if they come within a tick of the system's clock (some ms) of our own last change,
-// or put the time back.
+// decides, if a Scanner has read all of it. The only edits that go undetected keep the size, and either come within a
+// tick of the system's clock (some ms) of our own last change or put the time back.
 package linefile
 
 import (
@@ -71,9 +70,9 @@ type disk interface {
 	Stat() (os.FileInfo, error)
 }
 
-// Open opens and locks the file name, or creates it. It fails with ErrInUse if the file is open already, and if it is
-// not a regular file. It reads only the partial line and up to 64 KiB before it. If name is empty, the File accepts
-// lines but does not save them.
+// Open opens and locks the file name, or creates it. It fails if the file is open already (ErrInUse) or is not a regular
+// file. It reads only the partial line and up to 64 KiB before it. If name is empty, the File accepts lines but does
+// not save them.
 func Open(name string) (*File, error) {
 	if name == "" {
 		return &File{}, nil
@@ -367,8 +366,8 @@ func Encode(v any) []byte {
 }
 
 // Decode decodes a line that Encode returned into v, which must be a pointer. It accepts only canonical JSON, the one
-// spelling that Encode returns, so that no change of a line goes unnoticed. Its error quotes what comes from the line,
-// which includes the errors of encoding/json.
+// spelling that Encode returns, so that no change of a line goes unnoticed. Its error quotes all text from the line,
+// even in errors of encoding/json.
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
 	canonical, _ := json.Marshal(v)

@@ -37,7 +37,7 @@ type Settings struct {
 	ChainFile       string        // where the chain is saved; empty means in memory only
 	DrawsFile       string        // where the draws are saved; empty means nowhere
 	MaxStake        int64         // tokens
-	MaxClients      int           // connections at a time, and proposals in a round; 0 means no limit, and 1,000,000
+	MaxClients      int           // connections at a time, and proposals in a round; 0 means no limit (1,000,000 proposals)
 	MaxPerAddress   int           // the same, from one network address; 0 means no limit
 }
 
@@ -264,7 +264,7 @@ func place(name string) (fs.FileInfo, string) {
 	return info, base
 }
 
-// AddrError returns err, for which the server cannot listen on ADDR, with advice on its cause.
+// AddrError returns err, which says why the server cannot listen on ADDR, with advice on its cause.
 func AddrError(err error) error {
 	advice := "set ADDR to an address of this machine, or to a port alone for all of them"
 	var code syscall.Errno // 0 if the host name is unknown

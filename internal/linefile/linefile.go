@@ -70,7 +70,7 @@ type disk interface {
 	Stat() (os.FileInfo, error)
 }
 
-// Open opens and locks the file name, or creates it. It fails if the file is open already (ErrInUse) or is not a regular
+// Open opens and locks the file name, or creates it. It fails if the file is open already (ErrInUse) or not a regular
 // file. It reads only the partial line and up to 64 KiB before it. If name is empty, the File accepts lines but does
 // not save them.
 func Open(name string) (*File, error) {

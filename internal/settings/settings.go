@@ -37,7 +37,7 @@ type Settings struct {
 	ChainFile       string        // where the chain is saved; empty means in memory only
 	DrawsFile       string        // where the draws are saved; empty means nowhere
 	MaxStake        int64         // tokens
-	MaxClients      int           // connections at a time, and proposals in a round; 0 means no limit (1,000,000 proposals)
+	MaxClients      int           // connections at a time, and proposals in a round; 0 means no limit of connections
 	MaxPerAddress   int           // the same, from one network address; 0 means no limit
 }
 
@@ -123,7 +123,7 @@ func ReadDotEnv(warnings io.Writer) error {
 func quote(typed string) string { return console.Quote(typed, 40) }
 
 // FilesToVerify returns the files that the command "verify [CHAIN [DRAWS]]" checks: the arguments or else the settings.
-// The draws file of the settings may be missing, because it may be moved or deleted at any time. Then it counts as empty.
+// The draws file of the settings may be missing, because it may be moved or deleted. Then it counts as empty.
 func FilesToVerify(args []string) (chain, draws string) {
 	chain, draws = Value("CHAIN_FILE"), Value("DRAWS_FILE")
 	switch _, err := os.Stat(draws); {

@@ -89,9 +89,14 @@ func isHash(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789a
 // Add appends e and returns its first and last ticket.
 func (d *Draw) Add(e Entry) (first, last *big.Int) {
 	first = new(big.Int).Add(&d.total, big.NewInt(1))
+	d.add(e)
+	return first, new(big.Int).Set(&d.total)
+}
+
+// add is Add without its results, which would take a third of the time of verify.
+func (d *Draw) add(e Entry) {
 	d.Entries = append(d.Entries, e)
 	d.total.Add(&d.total, big.NewInt(e.Tickets))
-	return first, new(big.Int).Set(&d.total)
 }
 
 // Slash makes entry i unable to win. It must not be slashed already. The cost does not depend on the other entries.
@@ -142,7 +147,7 @@ func Parse(lines []string) (*Draw, error) {
 		if names[name] = true; len(names) == i {
 			return nil, fmt.Errorf("%s has two entries", console.Quote(name, 100))
 		}
-		if d.Add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
+		if d.add(Entry{Name: name, Tickets: n, Note: note}); note == slashed {
 			d.Slash(i)
 		}
 	}

@@ -1208,6 +1208,7 @@ func BenchmarkRoundEnd(b *testing.B) {
 			b.StartTimer()
 			n.endRound()
 		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/10_000, "ns/proposal")
 	})
 	lines, f := strings.Repeat(calculateHash("")+" 100 50\n", 10_000), must(os.CreateTemp(b.TempDir(), ""))
 	defer f.Close()

@@ -186,15 +186,15 @@ type network struct {
 	commands        []command
 
 	// Owned by run.
-	head         Block            // the newest block, which everyone knows
+	head         Block            // the newest block of the chain
 	recentBlocks *lineconn.Feed   // as a broadcast shows them
-	lastDraw     []byte           // shows how the head was drawn
+	lastDraw     []byte           // what the command draw shows
 	clients      *lineconn.Group  // receive announcements and broadcasts
 	validators   map[string]int64 // the stake of each address, in tokens
-	roster       *console.Roster  // shows the changes of validators on the console
+	roster       *console.Roster  // shows changes to validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // fires when proposals must stop waiting for pending; nil if none wait
+	saveTimer    <-chan time.Time // proposals wait for pending until it fires; nil if they do not
 }
 
 // client is one connection. Its fields are owned by run. Its handler calls ReadLine and Close, and reads address, which
@@ -204,7 +204,7 @@ type client struct {
 	from       netip.Prefix // its network address; zero if it is exempt from MaxPerAddress
 	address    string       // of its validator; empty until it has staked
 	proposal   *proposal    // in the round; nil if it has none
-	inputEnded bool         // it is removed when its proposal is decided
+	inputEnded bool         // no more input; it is removed after its round
 	tries      int8         // bad stakes so far
 }
 
@@ -290,7 +290,7 @@ func (n *network) load(ctx context.Context) error {
 			console.Plural(n.head.Index+1, "block"), n.ChainFile, n.head.Hash)
 	}
 	if now := time.Now().UTC().Format(timestampLayout); n.head.Timestamp > now {
-		n.log.Printf("%s: block %d is from %s; check the clock: until then, new blocks repeat that time",
+		n.log.Printf("%s: block %d is from %s; until then, new blocks repeat that time: check the clock",
 			n.ChainFile, n.head.Index, n.head.Timestamp)
 	}
 	if last.IsAnnounced {
@@ -309,8 +309,8 @@ func (n *network) extend(block Block, line []byte) {
 	n.recentBlocks.Add(line)
 }
 
-// do has run call f and waits for it. It returns false if run has stopped. It is not inlined: in handleConn's frame,
-// its variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
+// do sends f to run, which calls it, and waits for that. It returns false if run has stopped. It is not inlined: in
+// handleConn's frame, its variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
 //
 //go:noinline
 func (n *network) do(f func()) bool {
@@ -356,12 +356,12 @@ func (n *network) addValidator(c *client, stake int64) {
 	n.validators[c.address] = stake
 	n.roster.Join(c.address)
 	c.SetPrompt(bpmPrompt)
-	index, proposeBy := n.head.Index+1, ""
+	index, hint := n.head.Index+1, ""
 	if n.pending == nil {
-		proposeBy = fmt.Sprintf("type your pulse to propose block %d; the winner is drawn in %s\n", index, n.timeLeft())
+		hint = fmt.Sprintf("type your pulse to propose block %d; the winner is drawn in %s\n", index, n.timeLeft())
 	}
 	c.Tell("\nyou are validator %s with %s staked\n%s%s",
-		c.address, console.Plural(stake, "token"), n.round.SealLine(index), proposeBy)
+		c.address, console.Plural(stake, "token"), n.round.SealLine(index), hint)
 }
 
 // removeValidator removes c from validators. It returns the stake, and whether c was a validator.
@@ -371,7 +371,7 @@ func (n *network) removeValidator(c *client) (stake int64, ok bool) {
 	return stake, ok
 }
 
-// propose adds p to the open round, unless its client has already proposed in it or the round is full.
+// propose adds p to the open round, or tells its client why not.
 func (n *network) propose(p *proposal) {
 	c, index, left := p.client, n.head.Index+1, n.timeLeft()
 	isLimited := c.from.IsValid() && n.MaxPerAddress > 0
@@ -400,11 +400,11 @@ func (n *network) notSaved() string {
 	return fmt.Sprintf("\nblock %d has been drawn but not saved yet; try again later\n", n.pending.Index)
 }
 
-// timeLeft returns how much longer the open round lasts, in words.
+// timeLeft returns how much longer the open round lasts, as text.
 func (n *network) timeLeft() string { return console.Duration(time.Until(n.round.deadline)) }
 
-// slash takes the stake of a validator because what it typed, which is quoted already, is not a BPM; err says why. Its
-// proposal is void if its round is still open.
+// slash takes the stake of c because typed, which is already quoted, is not a BPM; err says why. Its proposal is void
+// if its round is still open.
 func (n *network) slash(c *client, typed string, err error) {
 	if c.proposal != nil && n.pending == nil {
 		n.round.Slash(c.proposal.entry)
@@ -456,7 +456,7 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	if err == io.EOF {
 		n.do(func() { n.endInput(c) })
 	}
-	c.Close() // waits for End; if the input has ended, End follows when its proposal is decided
+	c.Close() // waits for End; after EOF, that may come only when the round is decided
 	n.do(func() { n.removeClient(c) })
 }
 
@@ -542,7 +542,7 @@ func (n *network) handleStake(c *client, typed string, err error) {
 		return
 	}
 	n.do(func() {
-		problem := fmt.Sprintf("\n%s is not a stake: %v", console.Quote(typed, maxTyped), err)
+		problem := fmt.Sprintf("\n%s is not a stake: %v", console.Quote(typed, maxQuote), err)
 		switch c.tries++; c.tries {
 		case 1:
 			c.Tell("%s\n", problem)
@@ -558,7 +558,7 @@ func (n *network) handleStake(c *client, typed string, err error) {
 func (n *network) handleBPM(c *client, typed string, err error) {
 	bpm, err := parsePulse(typed, err)
 	if err != nil {
-		n.do(func() { n.slash(c, console.Quote(typed, maxTyped), err) })
+		n.do(func() { n.slash(c, console.Quote(typed, maxQuote), err) })
 		return
 	}
 	select {
@@ -613,7 +613,7 @@ func (n *network) run(ctx context.Context) {
 }
 
 // openRound opens the round that d will decide. Its deadline is one round length after the previous deadline. If that
-// has passed (in the first round, or after the process was suspended), it is one round length from now: missed rounds
+// has passed (in the first round, or after a slow save or suspension), it is one round length from now: missed rounds
 // are not made up for. Clients whose input has ended are removed with the previous round.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
@@ -658,7 +658,7 @@ func (n *network) pickWinner() {
 	n.ledger.Save(entry)
 }
 
-// announce extends the chain by the pending block, which is saved, tells everyone who won, and opens the next round.
+// announce extends the chain by the saved pending block, tells everyone who won, and opens the next round.
 func (n *network) announce() {
 	p := n.pending
 	n.extend(p.Block, linefile.Encode(p.Block))
@@ -674,8 +674,8 @@ func (n *network) announce() {
 	n.openRound(p.next)
 }
 
-// report shows text on the console, after the changes of validators that may have affected it. If rounds are shorter
-// than a second, it leaves these to the roster, which then reports less often.
+// report shows text on the console, after any changes to validators that may affect it. If rounds are shorter than a
+// second, it leaves these to run, which shows them less often.
 func (n *network) report(text string) {
 	if n.Round >= time.Second {
 		n.roster.Show(n.console, n.log, n.validators)
@@ -704,8 +704,8 @@ func (n *network) stop() {
 // ---- Texts ----
 
 const (
-	maxTyped = 40        // columns that a text shows of what a player typed
-	maxShown = 200 << 10 // bytes of draw lines that a client is sent
+	maxQuote = 40        // columns shown of what a player typed
+	maxShown = 200 << 10 // bytes of draw lines sent to a client
 )
 
 // announcement returns what every client gets when a block is won: the tutorial's line, then how it was drawn.
@@ -785,7 +785,7 @@ func main() {
 	}
 }
 
-// runServer runs a server until it is interrupted, as by Ctrl-C.
+// runServer runs a server until it is interrupted, such as by Ctrl-C.
 func runServer() error {
 	s, err := settings.Load()
 	if err != nil {

@@ -935,7 +935,7 @@ func TestRestart(t *testing.T) {
 		write(s.ChainFile, strings.TrimSuffix(strings.Join(lines, ""), test.cut))
 		inVirtualTime(t, s, func(n *testNetwork) { // in which the clock is set back
 			m := find(t, shown, n.stdout.next())
-			has(t, n.stderr.next(), s.ChainFile+": block ", "; check the clock: until then, new blocks repeat that time\n")
+			has(t, n.stderr.next(), s.ChainFile+": block ", "; until then, new blocks repeat that time: check the clock\n")
 			has(t, m[2], fmt.Sprint(test.blocks, " blocks from ", s.ChainFile))
 			has(t, lines[0], m[1])
 			has(t, lines[test.blocks-1], m[3])

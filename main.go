@@ -1,6 +1,6 @@
-// Command proofofstake runs a proof-of-stake blockchain that people play with nothing but netcat. Players connect,
-// stake tokens and type their pulse (BPM) to propose a block. At the end of each round, a lottery weighted by stake
-// picks the block that is added to the chain.
+// Command proofofstake runs a proof-of-stake blockchain as a game that needs nothing but netcat. Players connect, stake
+// tokens and type their pulse (BPM) to propose a block. At the end of each round, a lottery weighted by stake picks the
+// block that is added to the chain.
 //
 // The program keeps the functions of the tutorial "Code your own Proof of Stake blockchain in Go!", in their order.
 // README.md lists the differences and the reasons for them.
@@ -55,8 +55,8 @@ func calculateHash(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// calculateBlockHash returns the hash of all fields of block except Hash. Each field ends in a newline, so that two
-// different blocks never hash the same input, and anyone can recompute the hash:
+// calculateBlockHash returns the hash of all fields of block except Hash. Each field ends in a newline, so that no two
+// different blocks have the same input to the hash, and anyone can recompute it:
 //
 //	printf '%s\n' "$index" "$timestamp" "$bpm" "$prevhash" "$validator" | sha256sum
 func calculateBlockHash(block Block) string {
@@ -67,7 +67,7 @@ func calculateBlockHash(block Block) string {
 // timestampLayout is the layout of Block.Timestamp, for package time.
 const timestampLayout = "2006-01-02T15:04:05.000000000Z"
 
-// beforeGenesis returns a placeholder for the head of an empty chain, which the genesis block follows.
+// beforeGenesis returns a placeholder for the block before the genesis block. It is the head of an empty chain.
 func beforeGenesis() Block { return Block{Index: -1} }
 
 // generateBlock returns the block that follows oldBlock. Timestamps never go backwards: if the clock was set back, the
@@ -89,7 +89,9 @@ func isBlockValid(newBlock, oldBlock Block) bool { return validateBlock(newBlock
 
 // validateBlock returns an error that says why newBlock cannot follow oldBlock, or nil if it can.
 func validateBlock(newBlock, oldBlock Block) error {
-	index := newBlock.Index
+	index, at := newBlock.Index, newBlock.Timestamp
+	// Parsing as time.RFC3339Nano is much faster than as timestampLayout but accepts more, so check the rest by hand.
+	_, err := time.Parse(time.RFC3339Nano, at)
 	switch {
 	case index != oldBlock.Index+1:
 		return fmt.Errorf("wrong index: found block %d, want block %d", index, oldBlock.Index+1)
@@ -102,12 +104,7 @@ func validateBlock(newBlock, oldBlock Block) error {
 	case index > 0 && !isPulse(newBlock.BPM):
 		return fmt.Errorf("wrong BPM: block %d has %d, want %s", index, newBlock.BPM, pulseRule)
 	case index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
-		return fmt.Errorf("wrong validator: block %d names no SHA-256 address", index)
-	}
-	// Parsing as time.RFC3339Nano is much faster than as timestampLayout but accepts more, so check the rest by hand.
-	at := newBlock.Timestamp
-	_, err := time.Parse(time.RFC3339Nano, at)
-	switch {
+		return fmt.Errorf("wrong validator: block %d does not have the SHA-256 of a validator", index)
 	case err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z':
 		return fmt.Errorf("wrong timestamp: block %d does not have the form %s", index, timestampLayout)
 	case at < oldBlock.Timestamp:
@@ -126,7 +123,7 @@ func decodeNext(line []byte, oldBlock Block) (newBlock Block, err error) {
 
 // ---- Pulses and stakes ----
 
-// The rule for the payload of a block, and how the help explains it.
+// What a BPM must be, and what the help says about it.
 const (
 	pulseRule = "a whole number, 0 or more"
 	pulseHelp = "Type your pulse, a whole number such as 72. It proposes the next block.\n"
@@ -135,35 +132,36 @@ const (
 // isPulse reports whether a block may have this BPM.
 func isPulse(bpm int) bool { return bpm >= 0 }
 
-// parsePulse parses a BPM. Its error says why the validator is slashed. err is the error from ReadLine: if it is not
-// nil, typed is incomplete, and not a BPM.
-func parsePulse(typed string, err error) (int, error) {
+// parsePulse parses a BPM, or returns an error that says why the validator is slashed. readErr is the error from
+// ReadLine: if it is not nil, typed is incomplete, and not a BPM.
+func parsePulse(typed string, readErr error) (int, error) {
 	rule := pulseRule
-	switch bpm, parseErr := strconv.Atoi(typed); {
-	case err == nil && parseErr == nil && isPulse(bpm):
+	switch bpm, err := strconv.Atoi(typed); {
+	case readErr != nil:
+	case err == nil && isPulse(bpm):
 		return bpm, nil
-	case err == nil && errors.Is(parseErr, strconv.ErrRange) && bpm > 0:
+	case errors.Is(err, strconv.ErrRange) && bpm > 0:
 		rule = fmt.Sprintf("a whole number from 0 to %d", math.MaxInt)
-	case err == nil && parseErr != nil && strings.TrimFunc(typed, unicode.IsDigit) == "":
+	case err != nil && strings.TrimFunc(typed, unicode.IsDigit) == "":
 		rule += ", in the digits 0 to 9"
 	}
 	return 0, errors.New("not a BPM (" + rule + ")")
 }
 
-// parseStake parses a stake of 1 to limit tokens. Its error tells the player what to type instead. err is the error
-// from ReadLine: if it is not nil, parseStake returns it.
-func parseStake(typed string, err error, limit int64) (int64, error) {
-	if err != nil {
-		return 0, err
+// parseStake parses a stake of 1 to limit tokens, or returns an error that tells the player what to type instead.
+// readErr is the error from ReadLine: if it is not nil, parseStake returns it.
+func parseStake(typed string, readErr error, limit int64) (int64, error) {
+	if readErr != nil {
+		return 0, readErr
 	}
 	stake, err := strconv.ParseInt(typed, 10, 64)
 	switch {
 	case err != nil && !errors.Is(err, strconv.ErrRange):
 		return 0, errors.New("enter a whole number, such as 100")
-	case stake > limit || err != nil && stake > 0:
-		return 0, fmt.Errorf("the maximum is %d", limit)
 	case stake < 1:
 		return 0, errors.New("the minimum is 1")
+	case stake > limit || err != nil:
+		return 0, fmt.Errorf("the maximum is %d", limit)
 	}
 	return stake, nil
 }
@@ -172,8 +170,8 @@ func parseStake(typed string, err error, limit int64) (int64, error) {
 
 // network is the state that all clients share. One goroutine, run, owns the fields marked "Owned by run". So events
 // happen in one order, and every client gets its messages in that order. Candidate blocks reach run over a channel, as
-// in the tutorial, and may have to wait while a block is being saved. All other requests from clients are functions
-// that run calls right away (see do).
+// in the tutorial, and wait there while another one is being saved. Every other request is a function that reaches run
+// over a channel of its own, and is called right away (see do).
 type network struct {
 	settings.Settings
 	console io.Writer      // shows the game; its Write must not block
@@ -183,52 +181,54 @@ type network struct {
 	candidateBlocks chan *proposal
 	calls           chan func()
 	stopped         chan struct{} // closed when run has returned
-	commands        []command
 
 	// Owned by run.
 	head         Block            // the newest block of the chain
 	recentBlocks *lineconn.Feed   // as a broadcast shows them
-	lastDraw     []byte           // what the command draw shows
+	drawAnswer   []byte           // what the command draw shows
 	clients      *lineconn.Group  // receive announcements and broadcasts
 	validators   map[string]int64 // the stake of each address, in tokens
 	roster       *console.Roster  // shows changes to validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // proposals wait for pending until it fires; nil if they do not
+	saveTimer    <-chan time.Time // fires when proposals have waited long enough for pending; nil if they do not wait
 }
 
-// client is one connection. Its fields are owned by run. Its handler calls ReadLine and Close, and reads address, which
-// changes only while the handler waits for do.
+// client is one connection. Its fields are owned by run. While run works, the handler of the client calls only ReadLine
+// and Close, and reads address, which changes only while the handler waits for do.
 type client struct {
 	*lineconn.Conn
-	from       netip.Prefix // its network address; zero if it is exempt from MaxPerAddress
+	from       netip.Prefix // the client's network address; zero if the client is exempt from MaxPerAddress
 	address    string       // of its validator; empty until it has staked
 	proposal   *proposal    // in the round; nil if it has none
 	inputEnded bool         // no more input; it is removed after its round
-	tries      int8         // bad stakes so far
+	badStakes  int8         // typed so far
 }
 
-// proposal is a block that a validator offers for the next place in the chain: the tutorial's candidate block.
+// proposal is the tutorial's candidate block: what a validator offers as the next block. Only the winner's becomes a
+// Block.
 type proposal struct {
-	client *client // nil when it has left
+	client *client // nil when the client has left
 	bpm    int
-	entry  int // its index in the draw, once it is in a round
+	entry  int // index in the draw's entries, once the proposal is in a round
 }
 
-// round is the time in which proposals count. The draw has an entry for each proposal, in the same order.
+// round is the time in which proposals count. Its draw has a secret from the start and, for each proposal, an entry, in
+// the same order. Before the first proposal, the seal is published, which is a hash of the secret. When the round ends,
+// the secret is revealed. So anyone can check that it was not chosen to suit the proposals (see package draw).
 type round struct {
 	*draw.Draw
-	proposals []*proposal
-	countFrom map[netip.Prefix]int // the number of proposals from each network address
-	deadline  time.Time
-	timer     <-chan time.Time // fires at the deadline
+	proposals  []*proposal
+	perAddress map[netip.Prefix]int // the number of proposals from each network address
+	deadline   time.Time
+	timer      <-chan time.Time // fires at the deadline
 }
 
-// addProposal adds p, with all of its client's stake, and returns its first and last ticket.
+// addProposal adds p, with one ticket per token of its client's stake, and returns its first and last ticket.
 func (r *round) addProposal(p *proposal, stake int64) (first, last *big.Int) {
 	p.client.proposal, p.entry = p, len(r.proposals)
 	r.proposals = append(r.proposals, p)
-	r.countFrom[p.client.from]++
+	r.perAddress[p.client.from]++
 	return r.Add(draw.Entry{Name: p.client.address, Tickets: stake, Note: strconv.Itoa(p.bpm)})
 }
 
@@ -240,7 +240,7 @@ type pendingBlock struct {
 }
 
 // newNetwork loads the chain from the chain file, or starts a new chain with a genesis block. It fails if a file is in
-// use, invalid or not writable, if the draws are of another chain, or if ctx is canceled while it reads the chain.
+// use, invalid or not writable, if the draws belong to another chain, or if ctx is canceled while it reads the chain.
 func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logger *log.Logger) (*network, error) {
 	files, err := ledger.Open(s.ChainFile, s.DrawsFile, logger)
 	if err != nil {
@@ -250,9 +250,9 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 		Settings: s, console: stdout, log: logger, ledger: files,
 		candidateBlocks: make(chan *proposal), calls: make(chan func()), stopped: make(chan struct{}),
 		head: beforeGenesis(), validators: map[string]int64{}, round: &round{},
-		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(), commands: commands(),
+		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(),
 		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
-		lastDraw:     []byte("\nno block has been drawn yet\n"),
+		drawAnswer:   []byte("\nno block has been drawn yet\n"),
 	}
 	if err := n.load(ctx); err != nil {
 		n.ledger.Close()
@@ -268,7 +268,7 @@ func (n *network) load(ctx context.Context) error {
 	last, err := n.ledger.Load(ctx, func(line []byte) (hash string, err error) {
 		block, err := decodeNext(line, n.head)
 		if err == nil {
-			genesis = cmp.Or(genesis, block)
+			genesis = cmp.Or(genesis, block) // the first one
 			n.extend(block, line)
 		}
 		return block.Hash, err
@@ -294,29 +294,29 @@ func (n *network) load(ctx context.Context) error {
 			n.ChainFile, n.head.Index, n.head.Timestamp)
 	}
 	if last.IsAnnounced {
-		n.lastDraw = drawNotice(last.Index, last.Outcome)
+		n.drawAnswer = drawNotice(last.Index, last.Outcome)
 	} else if last.Index > 0 {
-		n.lastDraw = fmt.Appendf(nil, "\nblock %d was drawn last, but is not in the chain\n", last.Index)
+		n.drawAnswer = fmt.Appendf(nil, "\nblock %d was drawn last, but is not in the chain\n", last.Index)
 	}
 	n.openRound(draw.New(n.head.Hash, last.Outcome.Hash))
 	return nil
 }
 
-// extend makes block, which is saved, the head of the chain. Every block passes through here, whether it was loaded or
-// announced. line is its line in the chain file.
+// extend makes block, which is saved, the head of the chain. Every block passes through here, whether it is loaded, the
+// new genesis block, or about to be announced. line is its line in the chain file.
 func (n *network) extend(block Block, line []byte) {
 	n.head = block
 	n.recentBlocks.Add(line)
 }
 
-// do sends f to run, which calls it, and waits for that. It returns false if run has stopped. It is not inlined: in
+// do has run call f, and waits until f has returned. It returns false if run has stopped. It is not inlined: in
 // handleConn's frame, its variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
 //
 //go:noinline
 func (n *network) do(f func()) bool {
 	done := make(chan struct{})
 	select {
-	case n.calls <- func() { defer close(done); f() }:
+	case n.calls <- func() { f(); close(done) }:
 		<-done
 		return true
 	case <-n.stopped:
@@ -324,13 +324,13 @@ func (n *network) do(f func()) bool {
 	}
 }
 
-// Only run calls the methods from here to the handler, and those that answer a command.
+// The methods from here to the handler, and those that answer a command, belong to run: others call them through do.
 
 // addClient adds a client that has connected, and asks for its stake.
 func (n *network) addClient(c *client) {
 	n.clients.Add(c.Conn)
 	c.SetPrompt(stakePrompt)
-	c.Tell("")
+	c.Tell("") // shows the prompt alone
 }
 
 // removeClient removes c from the network. Its proposal, if it made one, stands. It is safe to call removeClient twice.
@@ -380,7 +380,7 @@ func (n *network) propose(p *proposal) {
 		c.Tell("%s", n.notSaved())
 	case c.proposal != nil:
 		c.Tell("\nyou already proposed block %d, with BPM %d; the next round opens in %s\n", index, c.proposal.bpm, left)
-	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.countFrom[c.from] >= n.MaxPerAddress:
+	case len(n.round.proposals) >= n.MaxProposals() || isLimited && n.round.perAddress[c.from] >= n.MaxPerAddress:
 		c.Tell("\nthis round is full; the next one opens in %s\n", left)
 	default:
 		first, last := n.round.addProposal(p, n.validators[c.address])
@@ -403,8 +403,8 @@ func (n *network) notSaved() string {
 // timeLeft returns how much longer the open round lasts, as text.
 func (n *network) timeLeft() string { return console.Duration(time.Until(n.round.deadline)) }
 
-// slash takes the stake of c because typed, which is already quoted, is not a BPM; err says why. Its proposal is void
-// if its round is still open.
+// slash takes the stake of c, which typed something that is not a BPM. typed is already quoted; err says what is wrong.
+// The proposal of c is void if its round is still open.
 func (n *network) slash(c *client, typed string, err error) {
 	if c.proposal != nil && n.pending == nil {
 		n.round.Slash(c.proposal.entry)
@@ -434,8 +434,7 @@ const (
 	shutdownMessage = "\nthe server is shutting down\n"
 )
 
-// handleConn talks to one client: it asks for a stake, then for one BPM after another. from is the client's network
-// address, or zero if it is exempt from MaxPerAddress.
+// handleConn talks to one client: it asks for a stake, then for one BPM after another. from is as in client.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -456,11 +455,11 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	if err == io.EOF {
 		n.do(func() { n.endInput(c) })
 	}
-	c.Close() // waits for End; after EOF, that may come only when the round is decided
+	c.Close() // waits until run has called End; after EOF, that may be only when the round is decided
 	n.do(func() { n.removeClient(c) })
 }
 
-// command is something that a player may type instead of a number. It costs nothing.
+// command is something that a player may type instead of a number, without being slashed.
 type command struct {
 	name       string // in lower case; empty for an empty line
 	needsStake bool
@@ -468,9 +467,9 @@ type command struct {
 	help       string                      // what the help says about it; empty if the help does not list it
 }
 
-// commands returns all commands. If several share a name, the first one that the client may use counts.
+// commands returns all commands. If several share a name, a client gets the first one that it may use.
 func commands() []command {
-	showDraw := func(n *network, c *client) { c.Show(n.lastDraw) }
+	showDraw := func(n *network, c *client) { c.Show(n.drawAnswer) }
 	quit := func(_ *network, c *client) { c.End("\ngoodbye\n") }
 	return []command{
 		{"", true, (*network).tellRound, "the round so far"},
@@ -484,10 +483,13 @@ func commands() []command {
 	}
 }
 
+// mayUse reports whether c may use cmd, given whether it has staked.
+func (c *client) mayUse(cmd command) bool { return c.address != "" || !cmd.needsStake }
+
 // handleCommand runs the command that c typed, and reports whether it was one.
 func (n *network) handleCommand(c *client, typed string, err error) bool {
-	for _, cmd := range n.commands {
-		if err == nil && strings.EqualFold(typed, cmd.name) && (c.address != "" || !cmd.needsStake) {
+	for _, cmd := range commands() {
+		if err == nil && strings.EqualFold(typed, cmd.name) && c.mayUse(cmd) {
 			n.do(func() { cmd.answer(n, c) })
 			return true
 		}
@@ -495,11 +497,11 @@ func (n *network) handleCommand(c *client, typed string, err error) bool {
 	return false
 }
 
-// tellHelp explains the prompt that c is at, and lists the commands.
+// tellHelp explains the prompt that c sees, and lists the commands.
 func (n *network) tellHelp(c *client) {
 	list, listed := "", map[string]bool{}
-	for _, cmd := range n.commands {
-		if cmd.help != "" && !listed[cmd.name] && (c.address != "" || !cmd.needsStake) {
+	for _, cmd := range commands() {
+		if cmd.help != "" && !listed[cmd.name] && c.mayUse(cmd) {
 			list += fmt.Sprintf("  %-5s  %s\n", cmp.Or(cmd.name, "Enter"), cmd.help)
 			listed[cmd.name] = true
 		}
@@ -518,7 +520,7 @@ func (n *network) tellHelp(c *client) {
 		"Anything else gets you slashed: you lose your stake and your proposal.\n", pulseHelp, list)
 }
 
-// tellRound tells c about the open round. It counts eligible proposals only.
+// tellRound tells c about the open round. Proposals of slashed validators do not count.
 func (n *network) tellRound(c *client) {
 	if n.pending != nil {
 		c.Tell("%s", n.notSaved())
@@ -534,7 +536,7 @@ func (n *network) tellRound(c *client) {
 		n.head.Index+1, console.Plural(proposals, "proposal"), console.Plural(total, "token"), share, n.timeLeft())
 }
 
-// handleStake makes c a validator if it typed a stake. It has three tries.
+// handleStake makes c a validator if it typed a stake. A client has three tries.
 func (n *network) handleStake(c *client, typed string, err error) {
 	stake, err := parseStake(typed, err, n.MaxStake)
 	if err == nil {
@@ -543,7 +545,7 @@ func (n *network) handleStake(c *client, typed string, err error) {
 	}
 	n.do(func() {
 		problem := fmt.Sprintf("\n%s is not a stake: %v", console.Quote(typed, maxQuote), err)
-		switch c.tries++; c.tries {
+		switch c.badStakes++; c.badStakes {
 		case 1:
 			c.Tell("%s\n", problem)
 		case 2:
@@ -581,7 +583,7 @@ func (n *network) refuse(conn net.Conn, reason error) {
 // ---- The lottery ----
 
 // run is the lottery. It collects candidate blocks, ends each round with a draw, and owns the network's state. When ctx
-// is done, it draws the open round immediately, sends every client the shutdown message, and returns.
+// is done, it ends the open round early, with a draw, sends every client the shutdown message, and returns.
 func (n *network) run(ctx context.Context) {
 	defer close(n.stopped)
 	for {
@@ -601,9 +603,9 @@ func (n *network) run(ctx context.Context) {
 		case <-n.saveTimer:
 			n.saveTimer = nil // from now on, clients who propose are told to try again later
 			n.log.Printf("saving block %d takes more than a second; proposals are refused until it is saved", n.pending.Index)
-		case <-n.clients.Due.C:
+		case <-n.clients.Due.C: // a broadcast is due
 			n.clients.Broadcast(n.recentBlocks)
-		case <-n.roster.Due.C:
+		case <-n.roster.Due.C: // changes to validators are due on the console
 			n.roster.Show(n.console, n.log, n.validators)
 		case <-ctx.Done():
 			n.stop()
@@ -612,21 +614,23 @@ func (n *network) run(ctx context.Context) {
 	}
 }
 
-// openRound opens the round that d will decide. Its deadline is one round length after the previous deadline. If that
-// has passed (in the first round, or after a slow save or suspension), it is one round length from now: missed rounds
-// are not made up for. Clients whose input has ended are removed with the previous round.
+// openRound opens the round that d will decide. Its deadline is one round length after the previous one. If that has
+// passed (in the first round, or after a slow save or suspension), the deadline is one round length from now: missed
+// rounds are not made up for. Clients that stayed only for the end of the previous round are removed.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
 	deadline := previous.deadline.Add(n.Round)
 	if now := time.Now(); !deadline.After(now) {
 		deadline = now.Add(n.Round)
 	}
-	timer := time.After(time.Until(deadline))
-	n.round = &round{Draw: d, countFrom: map[netip.Prefix]int{}, deadline: deadline, timer: timer}
+	n.round = &round{
+		Draw: d, perAddress: map[netip.Prefix]int{}, deadline: deadline, timer: time.After(time.Until(deadline)),
+	}
 	n.pending, n.saveTimer = nil, nil
 	for _, p := range previous.proposals {
 		if c := p.client; c != nil {
-			if c.proposal = nil; c.inputEnded {
+			c.proposal = nil
+			if c.inputEnded {
 				n.removeClient(c)
 			}
 		}
@@ -634,7 +638,8 @@ func (n *network) openRound(d *draw.Draw) {
 }
 
 // pickWinner ends the round: it draws one of the tickets, and has the ledger save the block of the ticket's owner. No
-// round is open until the block is saved. If no proposal is eligible, there is no block, and the seal stays.
+// round is open until the block is saved. If no proposal is eligible, there is no block, and the next round keeps the
+// seal. (A proposal is eligible if its validator was not slashed.)
 func (n *network) pickWinner() {
 	outcome := n.round.Outcome()
 	if outcome.Winner < 0 {
@@ -658,24 +663,24 @@ func (n *network) pickWinner() {
 	n.ledger.Save(entry)
 }
 
-// announce extends the chain by the saved pending block, tells everyone who won, and opens the next round.
+// announce extends the chain by the saved pending block, announces the winner to all clients, and opens the next round.
 func (n *network) announce() {
 	p := n.pending
 	n.extend(p.Block, linefile.Encode(p.Block))
 	n.report(n.blockReport(p))
-	n.lastDraw = drawNotice(p.Index, p.Outcome)
+	n.drawAnswer = drawNotice(p.Index, p.Outcome)
 	text, seal := announcement(p, n.round.Secret()), p.next.SealLine(p.Index+1)
-	var winner *lineconn.Conn // nil if it has left
+	var except *lineconn.Conn // the winner, which gets its own message, or nil if it has left
 	if c := n.round.proposals[p.Winner].client; c != nil {
-		winner = c.Conn
+		except = c.Conn
 		c.Tell("%syou forged block %d\n%s", text, p.Index, seal)
 	}
-	n.clients.Announce([]byte(text+seal), winner)
+	n.clients.Announce([]byte(text+seal), except)
 	n.openRound(p.next)
 }
 
-// report shows text on the console, after any changes to validators that may affect it. If rounds are shorter than a
-// second, it leaves these to run, which shows them less often.
+// report shows text on the console, after the changes to validators that came before it. If rounds are shorter than a
+// second, it shows text alone: the loop in run shows the changes, less often.
 func (n *network) report(text string) {
 	if n.Round >= time.Second {
 		n.roster.Show(n.console, n.log, n.validators)
@@ -683,7 +688,7 @@ func (n *network) report(text string) {
 	io.WriteString(n.console, text)
 }
 
-// stop draws the open round immediately and announces its block, if it can be saved in time. Then it disconnects
+// stop ends the open round early, with a draw, and announces its block if it can be saved in time. Then it disconnects
 // all clients. While a block is pending, no round is open, and stop waits for that block instead.
 func (n *network) stop() {
 	if n.pending == nil {
@@ -697,7 +702,7 @@ func (n *network) stop() {
 			n.log.Printf("block %d was not announced: it was not saved before the shutdown", n.pending.Index)
 		}
 	}
-	n.ledger.Cancel()
+	n.ledger.Cancel() // stops retrying
 	n.clients.EndAll(shutdownMessage)
 }
 
@@ -708,13 +713,14 @@ const (
 	maxShown = 200 << 10 // bytes of draw lines sent to a client
 )
 
-// announcement returns what every client gets when a block is won: the tutorial's line, then how it was drawn.
+// announcement returns what every client gets when p is won: the tutorial's line, then how p was drawn. A line for the
+// winner and the next seal follow.
 func announcement(p *pendingBlock, secret string) string {
 	return fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v\ndraw %d secret: %s\n",
 		p.Validator, p.Index, p.BPM, p.Outcome, p.Index, secret)
 }
 
-// blockReport returns what the console shows of a block. It counts eligible proposals only.
+// blockReport returns what the console shows about p. Proposals of slashed validators do not count.
 func (n *network) blockReport(p *pendingBlock) string {
 	stake := n.round.Entries[p.Winner].Tickets
 	proposals, total := n.round.Eligible()
@@ -725,12 +731,11 @@ func (n *network) blockReport(p *pendingBlock) string {
 
 // drawNotice returns what the command draw shows: how the block with this index was drawn.
 func drawNotice(index int, o draw.Outcome) []byte {
-	text := fmt.Sprintf("\nblock %d: %v; hash these lines to check it:\n%s", index, o, o.Lines)
 	if len(o.Lines) > maxShown {
-		text = fmt.Sprintf("\nblock %d: %v; its %d lines are too many to show, see the draws file\n",
+		return fmt.Appendf(nil, "\nblock %d: %v; its %d lines are too many to show, see the draws file\n",
 			index, o, strings.Count(o.Lines, "\n"))
 	}
-	return []byte(text)
+	return fmt.Appendf(nil, "\nblock %d: %v; hash these lines to check it:\n%s", index, o, o.Lines)
 }
 
 // ---- Checking the files ----
@@ -773,7 +778,7 @@ func main() {
 		chain, draws := settings.FilesToVerify(args[1:])
 		err = verify(chain, draws, os.Stdout, os.Stderr)
 	case args[0] == "fairness" && len(args) <= 2:
-		draws := append(args[1:], settings.Value("DRAWS_FILE"))[0]
+		draws := append(args[1:], settings.Value("DRAWS_FILE"))[0] // the argument, or else the setting
 		err = draw.Fairness(os.Stdout, draws, settings.Value("CHAIN_FILE"))
 	default:
 		fmt.Fprintf(os.Stderr, "cannot run %s\n%s%s", console.Quote(strings.Join(args, " "), 60), usage, settings.Usage())
@@ -785,14 +790,14 @@ func main() {
 	}
 }
 
-// runServer runs a server until it is interrupted, such as by Ctrl-C.
+// runServer runs a server until it is interrupted, for example by Ctrl-C.
 func runServer() error {
 	s, err := settings.Load()
 	if err != nil {
 		return err
 	}
 	ctx := console.Context()
-	_, _ = time.Now().Zone() // load the time zone for the log now: later there may be no file descriptor left
+	_, _ = time.Now().Zone() // loads the time zone for the log: later, file descriptors may have run out
 	stdout, stderr := console.New(os.Stdout), console.New(os.Stderr)
 	defer stdout.Close(consoleTimeout)
 	defer stderr.Close(consoleTimeout)
@@ -816,7 +821,7 @@ const (
 	saveTimeout     = time.Second            // how long proposals wait for the pending block
 	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it
 	shutdownTimeout = 4 * time.Second        // for the last block and the last messages to clients
-	consoleTimeout  = 200 * time.Millisecond // then, for the pending output to each of stdout and stderr
+	consoleTimeout  = 200 * time.Millisecond // after that, for the pending output to each of stdout and stderr
 )
 
 // serve handles the clients that connect to ln until ctx is done. Then it waits until they are all gone, but no longer

@@ -104,7 +104,7 @@ func validateBlock(newBlock, oldBlock Block) error {
 	case index > 0 && !isPulse(newBlock.BPM):
 		return fmt.Errorf("wrong BPM: block %d has %d, want %s", index, newBlock.BPM, pulseRule)
 	case index > 0 && (len(newBlock.Validator) != 64 || strings.Trim(newBlock.Validator, "0123456789abcdef") != ""):
-		return fmt.Errorf("wrong validator: block %d does not have the SHA-256 of a validator", index)
+		return fmt.Errorf("wrong validator: block %d does not have the address of a validator", index)
 	case err != nil || len(at) != len(timestampLayout) || at[19] != '.' || at[29] != 'Z':
 		return fmt.Errorf("wrong timestamp: block %d does not have the form %s", index, timestampLayout)
 	case at < oldBlock.Timestamp:
@@ -170,13 +170,13 @@ func parseStake(typed string, readErr error, limit int64) (int64, error) {
 
 // network is the state that all clients share. One goroutine, run, owns the fields marked "Owned by run". So events
 // happen in one order, and every client gets its messages in that order. Candidate blocks reach run over a channel, as
-// in the tutorial, and wait there while another one is being saved. Every other request is a function that reaches run
-// over a channel of its own, and is called right away (see do).
+// in the tutorial, and wait there, a second at most, while a block is being saved. All other requests are functions.
+// They share a second channel, calls, and do not wait (see do).
 type network struct {
 	settings.Settings
 	console io.Writer      // shows the game; its Write must not block
 	log     *log.Logger    // for warnings and errors; must not block
-	ledger  *ledger.Ledger // saves blocks and how they were drawn, so that run never waits for a disk
+	ledger  *ledger.Ledger // saves blocks and their draws in the background; only stop waits for it
 
 	candidateBlocks chan *proposal
 	calls           chan func()
@@ -191,11 +191,11 @@ type network struct {
 	roster       *console.Roster  // shows changes to validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // fires when proposals have waited long enough for pending; nil if they do not wait
+	saveTimer    <-chan time.Time // fires when proposals stop waiting for pending; then they are refused
 }
 
-// client is one connection. Its fields are owned by run. While run works, the handler of the client calls only ReadLine
-// and Close, and reads address, which changes only while the handler waits for do.
+// client is one connection. Its fields are owned by run. Until run returns, the client's handler may call only ReadLine
+// and Close, and may read only address, which changes only while the handler waits in do.
 type client struct {
 	*lineconn.Conn
 	from       netip.Prefix // the client's network address; zero if the client is exempt from MaxPerAddress
@@ -213,9 +213,9 @@ type proposal struct {
 	entry  int // index in the draw's entries, once the proposal is in a round
 }
 
-// round is the time in which proposals count. Its draw has a secret from the start and, for each proposal, an entry, in
-// the same order. Before the first proposal, the seal is published, which is a hash of the secret. When the round ends,
-// the secret is revealed. So anyone can check that it was not chosen to suit the proposals (see package draw).
+// round is the time in which proposals count. Its draw has a secret from the start, and one entry per proposal, in the
+// order of the proposals. The seal, a hash of the secret, is published before the first proposal. The secret is revealed
+// with the winner. So anyone can check that it was not chosen to suit the proposals (see package draw).
 type round struct {
 	*draw.Draw
 	proposals  []*proposal
@@ -434,7 +434,8 @@ const (
 	shutdownMessage = "\nthe server is shutting down\n"
 )
 
-// handleConn talks to one client: it asks for a stake, then for one BPM after another. from is as in client.
+// handleConn talks to one client: it asks for a stake, then for one BPM after another. It ends when run calls End (for
+// quit, a slash, the end of a round after EOF, or a shutdown), or when the connection fails. from is as in client.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -455,7 +456,7 @@ func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	if err == io.EOF {
 		n.do(func() { n.endInput(c) })
 	}
-	c.Close() // waits until run has called End; after EOF, that may be only when the round is decided
+	c.Close() // waits until run has called End, unless the connection has failed
 	n.do(func() { n.removeClient(c) })
 }
 
@@ -615,7 +616,7 @@ func (n *network) run(ctx context.Context) {
 }
 
 // openRound opens the round that d will decide. Its deadline is one round length after the previous one. If that has
-// passed (in the first round, or after a slow save or suspension), the deadline is one round length from now: missed
+// passed (in the first round, after a slow save or system sleep), the deadline is one round length from now: missed
 // rounds are not made up for. Clients that stayed only for the end of the previous round are removed.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
@@ -702,7 +703,7 @@ func (n *network) stop() {
 			n.log.Printf("block %d was not announced: it was not saved before the shutdown", n.pending.Index)
 		}
 	}
-	n.ledger.Cancel() // stops retrying
+	n.ledger.Cancel() // stops retrying the save
 	n.clients.EndAll(shutdownMessage)
 }
 
@@ -713,8 +714,8 @@ const (
 	maxShown = 200 << 10 // bytes of draw lines sent to a client
 )
 
-// announcement returns what every client gets when p is won: the tutorial's line, then how p was drawn. A line for the
-// winner and the next seal follow.
+// announcement returns what every client gets when p has won: the tutorial's line, then how p was drawn. announce adds
+// the winner's own line and the next seal.
 func announcement(p *pendingBlock, secret string) string {
 	return fmt.Sprintf("\nwinning validator: %s\nblock %d, BPM %d: %v\ndraw %d secret: %s\n",
 		p.Validator, p.Index, p.BPM, p.Outcome, p.Index, secret)
@@ -821,7 +822,7 @@ const (
 	saveTimeout     = time.Second            // how long proposals wait for the pending block
 	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it
 	shutdownTimeout = 4 * time.Second        // for the last block and the last messages to clients
-	consoleTimeout  = 200 * time.Millisecond // after that, for the pending output to each of stdout and stderr
+	consoleTimeout  = 200 * time.Millisecond // after that, for the rest of stdout, and as long for stderr
 )
 
 // serve handles the clients that connect to ln until ctx is done. Then it waits until they are all gone, but no longer

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"proofofstake/internal/console"
@@ -160,11 +159,7 @@ func (r *Records) Summary() string {
 		s += fmt.Sprintf("; %s without a draw record", console.Plural(without, "block"))
 	}
 	if n := len(r.unannounced); n > 0 {
-		lines := slices.Clone(r.unannounced)
-		if n > 10 {
-			lines = slices.Replace(lines, 8, n-1, "…")
-		}
-		s += fmt.Sprintf("; %s not announced (%s)", console.Plural(n, "draw"), strings.Join(lines, ", "))
+		s += fmt.Sprintf("; %s not announced (%s)", console.Plural(n, "draw"), strings.Join(r.unannounced, ", "))
 	}
 	if r.newSeals > 0 {
 		s += fmt.Sprintf("; %s, as after a restart", console.Plural(r.newSeals, "new seal"))

@@ -55,19 +55,16 @@ func TestWriter(t *testing.T) {
 		io.ReadFull(out, got)
 		check(t, "wrote", string(got), want)
 		c.Close(time.Hour) // does not wait when all is written
-		check(t, "Close took", time.Since(start).String(), "1s")
+		check(t, "both took", time.Since(start).String(), "1s")
 	})
 }
 
 func TestText(t *testing.T) {
 	over := new(big.Int).Lsh(big.NewInt(1), 64)
 	for _, c := range [][2]string{
-		{Plural(0, "token"), "0 tokens"}, {Plural(int64(1), "token"), "1 token"},
-		{Plural(big.NewInt(1), "token"), "1 token"}, {Plural(over, "token"), "18446744073709551616 tokens"},
-		{Percent(1, big.NewInt(3)), "33.3%"}, {Percent(1<<62, over), "25.0%"},
-		{Duration(time.Second - 1), "less than 1s"}, {Duration(90*time.Second + 1), "1m30s"},
+		{Plural(0, "token"), "0 tokens"}, {Plural(over, "token"), "18446744073709551616 tokens"},
+		{Percent(1<<62, over), "25.0%"}, {Duration(time.Second - 1), "less than 1s"}, {Duration(9e10 + 1), "1m30s"},
 		{ShortDuration(70 * time.Minute), "1h10m"}, {ShortDuration(20 * time.Hour), "20h"},
-		{ShortDuration(time.Hour + time.Second), "1h0m1s"}, {ShortDuration(time.Millisecond), "1ms"},
 		{Quote("a\"b\x1b[2J\u202e\u009b", 40), `"a\"b\x1b[2J\u202e\u009b"`},
 		{Quote(strings.Repeat("x", 38), 40), `"` + strings.Repeat("x", 38) + `"`},
 		{Quote(strings.Repeat("x", 39), 40), `"` + strings.Repeat("x", 37) + `…"`},
@@ -122,7 +119,6 @@ func TestRosterShow(t *testing.T) {
 	const slashed = "  slashed: v%02[1]d\n    lost %[1]d tokens for typing \"a\"\n"
 	const xy = "  x 9223372036854775807\n  y 9223372036854775807\n"
 
-	shows()
 	r.Disconnected()
 	r.Disconnected()
 	shows("log: disconnected 2 clients that did not keep up\n")

@@ -27,10 +27,11 @@ const (
 	secret = "KBZ3ZK5EUBYQZ2WUTMH3RYMSGE"
 )
 
-// Two draws, byte by byte. The second one has a redraw. A new draw has a new secret.
+// Two draws, byte by byte. The second one has a redraw. Each new draw has a new secret.
 func TestExamples(t *testing.T) {
-	same(t, "equal secrets", New(block0, None).secret == New(block0, None).secret, false)
-	d := &Draw{PrevBlock: block0, PrevDraw: None, secret: secret}
+	d := New(block0, None)
+	same(t, "equal secrets", d.Secret() == New(block0, None).Secret(), false)
+	d.secret = secret
 	first, last := d.Add(Entry{Name: a199, Tickets: 100, Note: "72"})
 	same(t, "tickets of a199", fmt.Sprint(first, last), "1 100")
 	first, last = d.Add(Entry{Name: c700, Tickets: 25, Note: "68"})

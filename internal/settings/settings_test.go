@@ -86,7 +86,7 @@ func TestDotEnv(t *testing.T) {
 				unset(t)
 				t.Chdir(t.TempDir())
 				os.WriteFile(".env", []byte(text), 0o600)
-				os.Setenv("BROADCAST_BLOCKS", "0") // which wins
+				os.Setenv("BROADCAST_BLOCKS", "0") // the environment wins
 				var warning strings.Builder
 				err := ReadDotEnv(&warning)
 				if err == nil {

@@ -286,7 +286,6 @@ func TestFairness(t *testing.T) {
 		{".x--.", "none", "3 rounds, "},
 		{".x-.", "none", "2 rounds, "},
 		{".--.--.", "chain", "3 rounds, "},
-		{"x", "chain", dir + "draws: no draws yet"},
 		{"", "chain", dir + "draws: no draws yet"},
 		{"..", "chain", `2 rounds, 6 validators. Bar (=): wins. Mark (|): expected wins.
 

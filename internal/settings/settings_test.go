@@ -27,7 +27,6 @@ func TestLoad(t *testing.T) {
 		"h:0 1ms 2h 0 a b 9 0 0":      "{h:0 1ms 2h0m0s 0 a b 9 0 0} 1000000 true",
 		"[::1]:80 1h 1ms 7  - 1 1 3":  "{[::1]:80 1h0m0s 1ms 7   1 1 3} 1 false",
 		":1 1h 1s 7   1 1073741824 3": "{:1 1h0m0s 1s 7   1 1073741824 3} 1000000 false",
-		"- - - - - - 5 1000001 -":     "{:9000 30s 1m0s 5 chain.jsonl draws.jsonl 5 1000001 1000} 1000000 true",
 	} {
 		unset(t)
 		for i, value := range strings.Split(values, " ") {

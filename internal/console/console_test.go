@@ -144,6 +144,14 @@ func TestRosterDue(t *testing.T) {
 			r.Show(io.Discard, log.New(io.Discard, "", 0), nil)
 			last = time.Now()
 		}
+		isIdle := func() {
+			select {
+			case <-r.Due.C:
+				t.Error("a report without changes is due")
+			case <-time.After(2 * time.Hour):
+			}
+		}
+		isIdle()
 		show() // nothing, so the next report need not wait
 		// Each row has the seconds from the last report to a change, and to the next report.
 		for _, s := range [][2]time.Duration{{0, 1}, {0, 5}, {4, 5}, {5, 6}, {9000, 9001}} {
@@ -157,11 +165,7 @@ func TestRosterDue(t *testing.T) {
 		}
 		r.Disconnected()
 		show() // early
-		select {
-		case <-r.Due.C:
-			t.Error("a report without changes is due")
-		case <-time.After(time.Hour):
-		}
+		isIdle()
 	})
 }
 
@@ -170,15 +174,18 @@ func TestProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file, _ := os.Create(filepath.Join(t.TempDir(), "file"))
 		defer file.Close()
-		p := NewProgress(file, "loading", 200)
+		null, _ := os.Open(os.DevNull) // a character device, as a terminal is
+		defer null.Close()
+		check(t, "on a device", fmt.Sprint(NewProgress(null, "", 0).w == null), "true")
+		p := NewProgress(file, "loading", 100)
 		check(t, "on a file", fmt.Sprint(p.w == io.Discard), "true")
 		var out strings.Builder
 		p.w = &out
-		for range 5 {
+		for range 7 {
 			time.Sleep(time.Second / 2)
 			p.Add(25)
 		}
 		p.Done()
-		check(t, "shown", out.String(), "\rloading: 25%\rloading: 50%\r            \r")
+		check(t, "shown", out.String(), "\rloading: 50%\rloading: 100%\rloading: 100%\r             \r")
 	})
 }

@@ -40,6 +40,16 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// TestNoDotEnv starts without a file .env, which is fine, and with one that cannot be read.
+func TestNoDotEnv(t *testing.T) {
+	t.Chdir(t.TempDir())
+	missing := ReadDotEnv(nil)
+	os.Mkdir(".env", 0o700)
+	if err := ReadDotEnv(nil); missing != nil || err == nil || !strings.HasPrefix(err.Error(), ".env: ") {
+		t.Errorf("missing: %v; a directory: %v", missing, err)
+	}
+}
+
 // TestDotEnv checks what a user is told about each mistake in a file .env, or how that ends.
 func TestDotEnv(t *testing.T) {
 	const settings = "; the settings are ADDR, ROUND, BROADCAST, BROADCAST_BLOCKS, CHAIN_FILE, DRAWS_FILE, MAX_STAKE, " +
@@ -65,15 +75,14 @@ func TestDotEnv(t *testing.T) {
 		`=" a": want a name without a space before it, such as a.jsonl`: {"CHAIN_FILE=' a'"},
 		`DRAWS_FILE="chain.jsonl": want another file than CHAIN_FILE`:   {"DRAWS_FILE=chain.jsonl"},
 
-		".env: no setting is called PORT" + settings:                             {"PORT=1", "\ufeffexport PORT=1\r\n"},
+		".env: no setting is called PORT" + settings:                             {"PORT=1\nBROADCAST_BLOCKS=x", "\ufeffexport PORT=1\r\n"},
 		".env: no setting is called ROND or addr" + settings:                     {"addr=1\nROND: 3\nROUND=1s"},
 		".env: no setting is called a or b or c or d or e" + settings:            {"a=\nb=\nc=\nd=\ne=\nf="},
 		`.env: invalid line "ROUND 30s": want a setting, such as ROUND=30s`:      {"ROUND=1s\nROUND 30s"},
 		`.env: invalid line "A-B=\u00e9\x1b": want a setting, such as ROUND=30s`: {"A-B=é\x1b\n\n"},
 		`.env: invalid line "\"30s": want a closing quote`:                       {"ROUND=\"30s\nADDR=1"},
 		`.env: invalid line "'a near b": want a closing quote`:                   {"A='a near b"},
-		"":                                  {"BROADCAST_BLOCKS=all"},
-		".env: not UTF-8; save it as UTF-8": {"\xff\xfeA\x00", "A\x00=\x00", "A=\xfc"},
+		".env: not UTF-8; save it as UTF-8":                                      {"\xff\xfeA\x00", "A\x00=\x00", "A=\xfc"},
 	}
 	if runtime.GOOS == "windows" {
 		table[`="C:a": want a path such as C:\a.jsonl, in .env without double quotes`] = []string{`CHAIN_FILE="C:\a"`}

@@ -75,7 +75,8 @@ func TestDotEnv(t *testing.T) {
 		`=" a": want a name without a space before it, such as a.jsonl`: {"CHAIN_FILE=' a'"},
 		`DRAWS_FILE="chain.jsonl": want another file than CHAIN_FILE`:   {"DRAWS_FILE=chain.jsonl"},
 
-		".env: no setting is called PORT" + settings:                             {"PORT=1\nBROADCAST_BLOCKS=x", "\ufeffexport PORT=1\r\n"},
+		".env: no setting is called PORT" + settings:                             {"PORT=1\nBROADCAST_BLOCKS=x"},
+		".env: no setting is called PORTS" + settings:                            {"\ufeffexport PORTS=1\r\n"},
 		".env: no setting is called ROND or addr" + settings:                     {"addr=1\nROND: 3\nROUND=1s"},
 		".env: no setting is called a or b or c or d or e" + settings:            {"a=\nb=\nc=\nd=\ne=\nf="},
 		`.env: invalid line "ROUND 30s": want a setting, such as ROUND=30s`:      {"ROUND=1s\nROUND 30s"},

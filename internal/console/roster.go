@@ -93,24 +93,23 @@ func (r *Roster) Show(w io.Writer, l *log.Logger, validators map[string]int64) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "validators: %d (%s staked)\n", len(validators), Plural(total, "token"))
-	listed, more := c.joined, max(0, len(c.joined)-maxListed)
+	listed := c.joined[max(0, len(c.joined)-maxListed):]
 	if len(validators) <= maxListed {
-		listed, more = slices.Sorted(maps.Keys(validators)), 0
+		listed = slices.Sorted(maps.Keys(validators))
 	}
-	for _, address := range listed[more:] {
+	for _, address := range listed {
 		if stake, ok := validators[address]; ok { // one that joined may have left since
 			fmt.Fprintf(&b, "  %s %d\n", address, stake)
 		}
 	}
-	if more > 0 {
-		fmt.Fprintf(&b, "  and %d more joined\n", more)
-	}
-	if n := len(c.left); n > maxNamed {
-		c.left = []string{fmt.Sprintf("  left: %s\n", Plural(n, "validator"))}
-	}
-	if n := len(c.slashed); n > maxNamed {
-		c.slashed = []string{fmt.Sprintf("  slashed: %s\n", Plural(n, "validator"))}
-	}
-	b.WriteString(strings.Join(append(c.left, c.slashed...), ""))
+	b.WriteString(few("left", c.left) + few("slashed", c.slashed))
 	io.WriteString(w, b.String()) // in one piece, so that a Writer drops all of it or nothing
+}
+
+// few returns the lines of those who left or were slashed, or only counts them if they are many.
+func few(what string, lines []string) string {
+	if len(lines) > maxNamed {
+		return fmt.Sprintf("  %s: %s\n", what, Plural(len(lines), "validator"))
+	}
+	return strings.Join(lines, "")
 }

@@ -2,7 +2,6 @@ package draw
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"math/big"
 	"os"
@@ -26,12 +25,13 @@ const (
 	c700   = "c700655083fd1a5a42a460566e477569e4a9273b9c9aa44f081a4b50fb600e71"
 	block0 = "9fa00adf97e0d81be3e68f14ea88337abd6eaddb6c7016a873733aa5e48ea371"
 	secret = "KBZ3ZK5EUBYQZ2WUTMH3RYMSGE"
-	most   = math.MaxInt64
 )
 
-// Two draws, byte by byte. The second one has a redraw.
+// Two draws, byte by byte. The second one has a redraw. Each new draw has a new secret.
 func TestExamples(t *testing.T) {
-	d := &Draw{PrevBlock: block0, PrevDraw: None, secret: secret}
+	d := New(block0, None)
+	same(t, "equal secrets", d.Secret() == New(block0, None).Secret(), false)
+	d.secret = secret
 	first, last := d.Add(Entry{Name: a199, Tickets: 100, Note: "72"})
 	same(t, "tickets of a199", fmt.Sprint(first, last), "1 100")
 	first, last = d.Add(Entry{Name: c700, Tickets: 25, Note: "68"})
@@ -48,32 +48,14 @@ func TestExamples(t *testing.T) {
 	d.secret, d.PrevDraw = strings.Repeat("A", 26), o.Hash
 	d.Slash(0)
 	same(t, "eligible", fmt.Sprint(d.Eligible()), "1 25")
-	for range 2 { // with the same outcome
-		o = d.Outcome()
-		same(t, "seal", d.Seal(), "dde06fe11761c0e395edaada776dff52eda8c940be1f3f1a65a3c5a3adf2f991")
-		same(t, "hash", o.Hash, "c293ef931f417eb71ab1f3400379a3ec781b8383bcfb098b0d387a67ef79222f")
-		same(t, "hash of it", hash(o.Hash+"\n"), "c6e6e18a465801817682b70e2e7f22263a4df77c9c5c70be1337f427bccefdd0")
-		same(t, "outcome", fmt.Sprint(o, ", winner ", o.Winner),
-			"ticket 62 of 125 was slashed; redraw: ticket 3 of 25, winner 1")
-	}
+	o = d.Outcome()
+	same(t, "seal", d.Seal(), "dde06fe11761c0e395edaada776dff52eda8c940be1f3f1a65a3c5a3adf2f991")
+	same(t, "hash", o.Hash, "c293ef931f417eb71ab1f3400379a3ec781b8383bcfb098b0d387a67ef79222f")
+	same(t, "hash of it", hash(o.Hash+"\n"), "c6e6e18a465801817682b70e2e7f22263a4df77c9c5c70be1337f427bccefdd0")
+	same(t, "outcome", fmt.Sprint(o, ", winner ", o.Winner),
+		"ticket 62 of 125 was slashed; redraw: ticket 3 of 25, winner 1")
 	d.Slash(1)
 	same(t, "winner if all are slashed", d.Outcome().Winner, -1)
-}
-
-// New never repeats a secret, and Again does. Results do not change when the draw does.
-func TestNew(t *testing.T) {
-	secrets := map[string]bool{}
-	for range 1000 {
-		secrets[New(block0, None).Secret()] = true
-	}
-	same(t, "secrets", len(secrets), 1000)
-	d := New(block0, c700)
-	same(t, "winner of no entries", d.Outcome().Winner, -1)
-	first, last := d.Add(Entry{Name: "alice", Tickets: 5, Note: "72"})
-	o := d.Outcome()
-	d.Add(Entry{Name: "bob", Tickets: 7, Note: "68"})
-	same(t, "tickets of alice", fmt.Sprint(first, last, o.Total), "1 5 5")
-	same(t, "lines of Again", d.Again().Lines(), d.Secret()+"\n"+block0+"\n"+c700+"\n")
 }
 
 // Parse accepts what Lines returns, and nothing else.
@@ -102,49 +84,29 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Each entry holds its tickets, in order: every ticket of small draws, and the first and last tickets of a huge one.
-func TestHolder(t *testing.T) {
-	for lines, want := range map[string]string{ // the holders of tickets 1 to 11, of all and of those that can win
-		"a 3 1,b 1 1,c 2 1":                   "000122..... 000122.....",
-		"a 2 slashed,b 3 1,c 1 slashed,d 4 1": "0011123333. 1113333....",
-	} {
-		d, _ := Parse(strings.Split(secret+","+a199+",none,"+lines, ","))
-		got := ""
-		for i := range int64(22) {
-			got += ".0123"[d.holder(big.NewInt(1+i%11), i < 11)+1:][:1]
-		}
-		same(t, "holders of "+lines, got[:11]+" "+got[11:], want)
-	}
-	d := &Draw{secret: secret}
-	for i, want := range []string{"1 9223372036854775807", "9223372036854775808 18446744073709551614",
-		"18446744073709551615 27670116110564327421"} {
-		first, last := d.Add(Entry{Name: "a", Tickets: most, Note: "1"})
-		same(t, "tickets", fmt.Sprint(first, last), want)
-		same(t, "holders of "+want, fmt.Sprint(d.holder(first, true), d.holder(last, true)), fmt.Sprint(i, i))
-	}
-	for hash, want := range map[string]int{"0": 1, "63": 100, "64": 1, "1" + strings.Repeat("0", 62): 57} { // 2^248
-		same(t, "ticket of "+hash, ticket(hash, big.NewInt(100)), want)
-	}
-}
-
-// A slashed entry costs no more than others. A record may have as many proposals as a round.
+// TestManyEntries has as many entries as a round, with tickets beyond 64 bits. Each entry holds its own. Slashed ones
+// cost no more than others.
 func TestManyEntries(t *testing.T) {
 	d := New(block0, None)
 	for i := range 20_000 {
-		d.Add(Entry{Name: fmt.Sprint(a199, i), Tickets: most, Note: "1"})
+		d.Add(Entry{Name: fmt.Sprint(a199, i), Tickets: math.MaxInt64, Note: "1"})
 		d.Slash(i)
 	}
-	d.Add(Entry{Name: "b", Tickets: most, Note: "1"})
+	first, last := d.Add(Entry{Name: "b", Tickets: math.MaxInt64, Note: "1"})
+	same(t, "tickets", fmt.Sprint(first, last), "184467440737095516140001 184476664109132370915807")
+	holders := fmt.Sprint(d.holder(first, true), d.holder(last, true), d.holder(big.NewInt(1), false))
+	before := d.holder(first.Sub(first, big.NewInt(1)), true)
+	same(t, "holders", fmt.Sprint(before, " ", holders), "19999 20000 20000 20000")
 	same(t, "few allocations", testing.AllocsPerRun(1, func() { d.Outcome() }) < 100, true)
 	record := string(NewRecord(1, c700, d.Outcome(), d)) + "\n"
 	same(t, "verify", verify(record, []block{{hash: block0}, {c700, "b", "1"}})[:6], "1 draw")
 }
 
-// newRound returns a round of a game: its kind, its secret and its entries, with new names. The kind is '.' if the draw
+// newRound returns a round of a game: its secret, its kind and its entries, with new names. The kind is '.' if the draw
 // was recorded and announced, 'r' if also the server was restarted after it, 'x' if a crash came between the draw and
 // its block, and '-' if there was no draws file.
 func newRound(i int, kind rune) string {
-	return fmt.Sprintf("%c SECRET%020d,a%[2]d 100 70,f%[2]d 25 71,c%[2]d 50 slashed,d%[2]d 7 73\n", kind, i)
+	return fmt.Sprintf("SECRET%020d,%c,a%[1]d 100 70,f%[1]d 25 71,c%[1]d 50 slashed,d%[1]d 7 73\n", i, kind)
 }
 
 // newGame returns a game of rounds of these kinds.
@@ -155,37 +117,33 @@ func newGame(kinds string) (game string) {
 	return game
 }
 
-// files are the lines of a draws file, and a chain from the genesis block on.
+// files are the lines of a draws file, how the last seal is published, and a chain from the genesis block on.
 type files struct {
-	records, hashes, seals []string // each record, the hash of its draw, and how a summary shows its seal
-	chain                  []block
+	records []string
+	seal    string
+	chain   []block
 }
 
 type block struct{ hash, name, note string }
 
 // play returns the files of a game. It computes everything that follows from the secrets and the entries.
 func play(game string) files {
-	f, prevDraw := files{chain: []block{{hash: block0}}}, None
-	rounds := strings.Split(game, "\n")
+	f, prevDraw, rounds := files{chain: []block{{hash: block0}}}, None, strings.Split(game, "\n")
 	for i, round := range rounds[:len(rounds)-1] {
-		index, prevBlock := len(f.chain), f.chain[len(f.chain)-1].hash
-		secret, entries, _ := strings.Cut(round[2:], ",")
-		d, _ := Parse(append([]string{secret, prevBlock, prevDraw}, strings.Split(entries, ",")...))
+		index, prevBlock, fields := len(f.chain), f.chain[len(f.chain)-1].hash, strings.Split(round, ",")
+		d, _ := Parse(append([]string{fields[0], prevBlock, prevDraw}, fields[2:]...))
 		o := d.Outcome()
 		won := d.Entries[o.Winner]
 		b := block{hash(prevBlock + won.Name + won.Note), won.Name, won.Note}
 		next := &Draw{PrevBlock: b.hash, PrevDraw: o.Hash, secret: "a secret that is lost"}
-		if round[0] == '.' && i+2 < len(rounds) {
-			next.secret, _, _ = strings.Cut(rounds[i+1][2:], ",")
+		if fields[1] == "." {
+			next.secret, _, _ = strings.Cut(rounds[i+1], ",")
 		}
-		if round[0] != '-' {
+		if fields[1] != "-" {
 			f.records = append(f.records, string(NewRecord(index, b.hash, o, next))+"\n")
-			f.hashes = append(f.hashes, o.Hash)
-			f.seals = append(f.seals, fmt.Sprintf(
-				"if you noted this seal, no block or draw before draw %d has changed since:\n%s", index, d.SealLine(index)))
-			prevDraw = o.Hash
+			f.seal, prevDraw = d.SealLine(index), o.Hash
 		}
-		if round[0] != 'x' {
+		if fields[1] != "x" {
 			f.chain = append(f.chain, b)
 		}
 	}
@@ -210,22 +168,20 @@ func TestRecords(t *testing.T) {
 		kinds, lines string // of the game, and of the draws file, whose first line is a
 		lost         int    // blocks at the end of the chain
 		old, new     string // an edit of the draws file
-		want         string // the seal of the last line follows; or how the error begins
+		want         string // how the summary or the error begins
 	}{
-		{"....", "", 0, "", "", "0 draws; 4 blocks without a draw record"},
-		{"....", "ab", 0, "", "", "2 draws; 2 blocks without a draw record"},
-		{"....", "cd", 0, "", "", "2 draws; 2 blocks without a draw record; the file continues from draw\n  <D>"},
+		{"....", "", 0, "", "", "0 draws; 4 blocks without a draw record\n"},
+		{"....", "ab", 0, "", "", "2 draws; 2 blocks without a draw record\n"},
+		{"....", "cd", 0, "", "", "2 draws; 2 blocks without a draw record; the file continues from draw\n  "},
 		{"....", "acd", 0, "", "", "line 2: it does not name the draw before it"},
-		{"....", "abcd", 1, "", "", "3 draws; 1 draw not announced (line 4)"},
+		{"....", "abcd", 1, "", "", "3 draws; 1 draw not announced (line 4)\n"},
 		{"....", "abcd", 2, "", "", "line 4: its block is not in the chain"},
-		{"x...", "abcd", 0, "", "", "3 draws; 1 draw not announced (line 1); 1 new seal, as after a restart (line 2)"},
-		{"x...", "bcd", 0, "", "", "3 draws; the file continues from draw\n  <D>"},
-		{".x--", "ab", 0, "", "", "1 draw; 2 blocks without a draw record; 1 draw not announced (line 2)"},
-		{"..xx", "abcd", 0, "", "",
-			"2 draws; 2 draws not announced (lines 3, 4); 1 new seal, as after a restart (line 4)"},
-		{".rr-.", "abcd", 0, "", "",
-			"4 draws; 1 block without a draw record; 1 new seal, as after a restart (line 3)"},
-		{"..", "ab", 0, `"NextSeal":"\w+`, `"NextSeal":"` + a199, "2 draws; 1 new seal, as after a restart (line 2)"},
+		{"x...", "abcd", 0, "", "", "3 draws; 1 draw not announced (line 1); 1 new seal, as after a restart\n"},
+		{"x...", "bcd", 0, "", "", "3 draws; the file continues from draw\n  "},
+		{".x--", "ab", 0, "", "", "1 draw; 2 blocks without a draw record; 1 draw not announced (line 2)\n"},
+		{"..xx", "abcd", 0, "", "", "2 draws; 2 draws not announced (line 3, line 4); 1 new seal, as after a restart\n"},
+		{".rr-.", "abcd", 0, "", "", "4 draws; 1 block without a draw record; 1 new seal, as after a restart\n"},
+		{"..", "ab", 0, `"NextSeal":"\w+`, `"NextSeal":"` + a199, "2 draws; 1 new seal, as after a restart\n"},
 		{"..", "ab", 0, `"NextSeal":"\w`, `"NextSeal":"`, "line 1: its Index is below 1, or its Block or NextSeal"},
 		{"..", "ab", 0, `"Block":"\w`, `"Block":"`, "line 1: its Index is below 1, or its Block or NextSeal"},
 		{"..", "ab", 0, `"Index":1`, `"Index":0`, "line 1: its Index is below 1, or its Block or NextSeal"},
@@ -240,26 +196,18 @@ func TestRecords(t *testing.T) {
 		{"..", "ab", 0, `"a0.*?]`, `"a0 100 slashed"]`, "line 1: every entry was slashed"},
 		{"..", "ab", 0, `"Index"`, `"index"`, "line 1: not canonical JSON"},
 	} {
-		f, draws, last := play(newGame(c.kinds)), "", 0
+		f, draws := play(newGame(c.kinds)), ""
 		for _, letter := range c.lines {
-			last = int(letter - 'a')
-			draws += f.records[last]
+			draws += f.records[letter-'a']
 		}
 		edited := strings.Replace(c.new, "<1>", f.chain[len(f.chain)-1].hash, 1)
 		draws = regexp.MustCompile(c.old).ReplaceAllString(draws, edited)
-		got, want := verify(draws, f.chain[:len(f.chain)-c.lost]), c.want
-		if strings.HasPrefix(want, "line ") {
-			got = got[:min(len(got), len(want))]
-		} else if want += "\n"; draws != "" {
-			before := f.hashes[max(0, int(c.lines[0])-'b')] // the draw that the first line names
-			want = strings.Replace(want, "<D>", before, 1) + f.seals[last]
-		}
-		same(t, fmt.Sprint(c), got, want)
+		got := verify(draws, f.chain[:len(f.chain)-c.lost])
+		same(t, fmt.Sprint(c), got[:min(len(got), len(c.want))], c.want)
 	}
 	f := play(newGame("."))
-	f.chain[1].note = "1"
-	const noMatch = "line 1: it does not match block 1 of the chain (hash, winner or BPM)"
-	same(t, "another BPM", verify(f.records[0], f.chain), noMatch)
+	f.chain[1].note = "1" // another BPM
+	same(t, "error", verify(f.records[0], f.chain), "line 1: it does not match block 1 of the chain (hash, winner or BPM)")
 }
 
 // TestRewrites rewrites a game and computes everything that follows, as an adversary can who has the code and both
@@ -269,9 +217,9 @@ func TestRewrites(t *testing.T) {
 	const kinds = "...x..r-....."
 	game := newGame(kinds)
 	genuine := play(game)
-	end := genuine.seals[len(genuine.seals)-1]
+	end := "if you noted this seal, no block or draw before draw 12 has changed since:\n" + genuine.seal
 	same(t, "the genuine game", verify(strings.Join(genuine.records, ""), genuine.chain), "11 draws; "+
-		"1 block without a draw record; 1 draw not announced (line 4); 1 new seal, as after a restart (line 5)\n"+end)
+		"1 block without a draw record; 1 draw not announced (line 4); 1 new seal, as after a restart\n"+end)
 	const a, b, c, d = "a4 100 70", "f4 25 71", "c4 50 slashed", "d4 7 73" // a has won
 	round := func(i int) string { return newRound(i, rune(kinds[i])) }
 	mined := game
@@ -329,10 +277,7 @@ func TestRewrites(t *testing.T) {
 func TestFairness(t *testing.T) {
 	dir := t.TempDir() + "/"
 	os.WriteFile(dir+"other", []byte("another\nchain\nof\nblocks\n"), 0o644)
-	for _, c := range []struct {
-		kinds, chain string // of the game, and the chain file
-		want         string // how the output or the error begins
-	}{
+	for _, c := range [][3]string{ // rounds of the game, the chain file, how the output or the error begins
 		{"....", "chain", "4 rounds, 12 validators. "},
 		{"x..xx.x", "chain", "3 rounds, 9 validators. "},
 		{"..x", "none", "3 rounds, "},
@@ -341,7 +286,6 @@ func TestFairness(t *testing.T) {
 		{".x--.", "none", "3 rounds, "},
 		{".x-.", "none", "2 rounds, "},
 		{".--.--.", "chain", "3 rounds, "},
-		{"x", "chain", dir + "draws: no draws yet"},
 		{"", "chain", dir + "draws: no draws yet"},
 		{"..", "chain", `2 rounds, 6 validators. Bar (=): wins. Mark (|): expected wins.
 
@@ -352,104 +296,42 @@ f0                 1       0.2       0   -0.5       |
 f1                 1       0.2       0   -0.5       |
 d0                 1       0.1       0   -0.2   |
 d1                 1       0.1       0   -0.2   |
-
-z: wins minus expected wins, in standard deviations. In a fair lottery about 1
-validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3.
-Too few rounds to tell about one validator: it takes about 42 more.
 `},
 	} {
-		f := play(newGame(c.kinds))
+		f := play(newGame(c[0]))
 		os.WriteFile(dir+"draws", []byte(strings.Join(f.records, "")), 0o644)
 		os.WriteFile(dir+"chain", []byte(strings.ReplaceAll(fmt.Sprintln(f.chain), "} {", "}\n{")), 0o644)
 		var got strings.Builder
-		if err := Fairness(&got, dir+"draws", dir+c.chain); err != nil {
+		if err := Fairness(&got, dir+"draws", dir+c[1]); err != nil {
 			got.WriteString(err.Error())
 		}
-		same(t, c.kinds, got.String()[:min(got.Len(), len(c.want))], c.want)
+		same(t, c[0], got.String()[:min(got.Len(), len(c[2]))], c[2])
 	}
 }
 
-// shown returns what show shows.
-func shown(rounds int, large tally, all []tally) string {
-	var b strings.Builder
-	show(&b, rounds, large, all)
-	return b.String()
-}
-
-// TestShow shows 20 names. The legend counts all names with enough rounds to tell. The others, taken together, neither
-// shrink the bars of the 20 nor get a z that is exaggerated, or too small because only one of them wins a round.
-func TestShow(t *testing.T) {
-	all := []tally{
-		{name: strings.Repeat("x", 64), rounds: 1_000_000, wins: 1_000_000, expected: 1_000_000}, // always alone
-		{name: "lucky", rounds: 1_000_000, wins: 15},
-	}
-	for i := range 22 { // z from -2.0 to +2.2
-		all = append(all, tally{name: fmt.Sprint("v", i), rounds: 1000, wins: 80 + i, expected: 90, variance: 25})
-	}
-	all = append(all, tally{name: "unlucky", rounds: 1000, wins: 60, expected: 70, variance: 4}, // z -5.0
-		tally{name: "rare", rounds: 1000, wins: 60, expected: 70, variance: 3})
-	table := func(rounds int, all []tally) string {
-		lines := strings.Split(shown(rounds, tally{}, all), "\n")
-		return strings.Join(append(lines[3:5], lines[22:]...), "\n")
-	}
-	same(t, "of 26", table(1e6, all), `xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|
-lucky        1000000       0.0      15 +474341.6  |
-v17             1000      90.0      97   +1.4  |
-6 others        6000     500.0     518   +1.7  |
-
-The bar of the others shows their average.
-z: wins minus expected wins, in standard deviations. In a fair lottery about 1
-validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3. Of the 23 with
-enough rounds to tell (deviation of 2 wins or more): 4 beyond 2, 1 beyond 3.
-`)
-	same(t, "21 validators", strings.Contains(table(1e6, all[:21]), "\n1 other "), true)
+// TestTable lists 20 names. The others, taken together, neither shrink the bars of the 20 nor get a z that is
+// exaggerated, or too small because only one of them wins a round.
+func TestTable(t *testing.T) {
 	equal := make([]tally, 30)
 	for i := range equal {
-		equal[i] = tally{name: fmt.Sprint("v", i), rounds: 45, wins: i % 4, expected: 1.5, variance: 1.45}
+		equal[i] = tally{fmt.Sprint("v", i), 1, 45, i % 4, 1.5, 1.45}
 	}
-	bars, _, _ := strings.Cut(table(45, equal), "\n\n")
-	same(t, "30 equal stakes", bars, `v0                45       1.5       0   -1.2                 |
+	const legend = `z: wins minus expected wins, in standard deviations. In a fair lottery with many
+rounds, about 1 validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3.
+`
+	lines := strings.Split(table(45, equal), "\n")
+	same(t, "equal stakes", strings.Join(append(lines[3:5], lines[22:]...), "\n"),
+		`v0                45       1.5       0   -1.2                 |
 v1                45       1.5       1   -0.4  ==========     |
 v19               45       1.5       3   +1.2  ===============|==============
-10 others        450      15.0      13   -0.6  =============  |`)
-	same(t, "no rival", strings.Contains(shown(1e6, tally{}, all[:1]), "\nNothing to tell: no validator had a"), true)
-}
+10 others        450      15.0      13   -0.6  =============  |
 
-// In each draw, the stakes above the average count as one, unless they are too sure of winning to tell anything.
-func TestStakesAboveAverage(t *testing.T) {
-	for entries, want := range map[string]string{ // the first one wins 25 draws
-		"a 46 1,b 29 1,c 25 1,d 1 slashed": "Stakes above the average won 25 of 25 rounds: 11.5 expected, z +5.4.",
-		"a 20 1,b 60 1,c 40 1":             "Stakes above the average won 0 of 25 rounds: 12.5 expected, z -5.0.",
-		"a 30 1,b 30 1,c 40 1":             "Stakes above the average won 0 of 25 rounds: 10.0 expected, z -4.1.",
-		"a 40 1,b 40 1,c 9 1":              "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
-		"a 7 1,b 7 1,c 9 slashed":          "enough rounds to tell (deviation of 2 wins or more): 2 beyond 2, 2 beyond 3.",
-	} {
-		d, _ := Parse(strings.Split(secret+","+a199+",none,"+entries, ","))
-		tallies, large := map[string]tally{}, tally{}
-		for range 25 {
-			count(tallies, &large, d, 0)
-		}
-		got := shown(25, large, slices.Collect(maps.Values(tallies)))
-		same(t, entries, got[max(0, len(got)-len(want)-2):], "\n"+want+"\n")
-	}
-}
-
-// FuzzRecords checks that no file makes reading panic, and that a change of a file never goes unnoticed.
-func FuzzRecords(f *testing.F) {
-	good := play(newGame(".x.r."))
-	f.Add(strings.Join(good.records, ""), secret+"\n"+block0+"\nnone\nalice 5 72\nbob 7 slashed")
-	f.Add(`{"Index":1,"Block":"","Lines":null,"Ticket":null,"Total":null,"NextSeal":""}`+"\nnull\n\n", secret)
-	f.Fuzz(func(t *testing.T, draws, lines string) {
-		verify(draws, good.chain)
-		d, err := Parse(strings.Split(lines, "\n"))
-		if err != nil {
-			return
-		}
-		same(t, "lines", d.Lines(), lines+"\n")
-		if o := d.Outcome(); o.Winner >= 0 {
-			decoded, err := Decode(NewRecord(1, block0, o, d))
-			same(t, "error", err, nil)
-			same(t, "outcome", decoded.Outcome, o)
-		}
-	})
+The bar of the others shows their average.
+`+legend+"Too few rounds to tell about one validator: it takes about 80 more.\n")
+	one := []tally{{strings.Repeat("x", 64), 1, 1e6, 1e6, 1e6, 0}}
+	_, got, _ := strings.Cut(table(1e6, one), "z\n")
+	same(t, "no rival", got, "xxxxxxxxxxxx 1000000 1000000.0 1000000   +0.0  ==============================|\n\n"+
+		legend+"Nothing to tell: no validator had a rival.\n")
+	equal[29].variance = 4
+	same(t, "enough rounds", strings.HasSuffix(table(45, equal), "\n"+legend), true)
 }

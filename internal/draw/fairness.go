@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"math/big"
 	"os"
 	"slices"
 	"strings"
@@ -17,57 +16,34 @@ import (
 	"proofofstake/internal/linefile"
 )
 
-// tally is the record of one name in the draws of a file, or of several names taken together.
+// tally sums up the rounds of one name in a draws file, or of several names.
 type tally struct {
 	name               string
-	extra              int // names besides the first
+	names              float64 // how many
 	rounds, wins       int
 	expected, variance float64 // of the wins: the sums of p and p (1 - p), where p is the share of the tickets in a round
 }
 
-// zScore returns how many standard deviations the wins are above the expected ones.
-func (t tally) zScore() float64 {
-	return (float64(t.wins) - t.expected) / math.Sqrt(max(t.variance, 1e-9))
-}
-
-// average returns n wins, or expected wins, divided by the number of names.
-func (t tally) average(n float64) float64 { return n / float64(1+t.extra) }
-
-// add adds a round in which the share of the tickets was share.
-func (t *tally) add(share float64, hasWon bool) {
-	t.rounds++
-	if hasWon {
-		t.wins++
-	}
-	t.expected += share
-	t.variance += share * (1 - share)
-}
-
-// count adds a draw to the tallies of the names that could win it, and to large, the tally of those that hold more
-// tickets than the average in that draw.
-func count(tallies map[string]tally, large *tally, d *Draw, winner int) {
-	names, tickets := d.Eligible()
-	eligible, _ := new(big.Float).SetInt(tickets).Float64()
-	largeShare, largeWon := 0.0, false
-	for i, e := range d.Entries {
+// count adds a draw to the tallies of the names that could win it.
+func count(tallies map[string]tally, d *Decoded) {
+	_, tickets := d.Draw.Eligible()
+	eligible, _ := tickets.Float64()
+	for i, e := range d.Draw.Entries {
 		if e.Slashed {
 			continue
 		}
-		t, share := tallies[e.Name], float64(e.Tickets)/eligible
-		t.name = e.Name
-		t.add(share, i == winner)
-		tallies[e.Name] = t
-		if share*float64(names) > 1+1e-9 { // not by rounding
-			largeShare, largeWon = largeShare+share, largeWon || i == winner
+		share := float64(e.Tickets) / eligible
+		t := tallies[e.Name]
+		t.name, t.names = e.Name, 1
+		t.rounds++
+		t.expected += share
+		t.variance += share * (1 - share)
+		if i == d.Outcome.Winner {
+			t.wins++
 		}
+		tallies[e.Name] = t
 	}
-	large.add(largeShare, largeWon)
 }
-
-const (
-	maxListed = 20 // names in the table; the others share a line
-	barWidth  = 30 // characters for the most wins
-)
 
 // Fairness shows on w whether wins follow tickets in a draws file. The table has 80 columns. Only announced draws
 // count. The chain file tells whether the last draw was announced. Without it, or with another chain, the draw counts.
@@ -85,12 +61,12 @@ func Fairness(w io.Writer, drawsName, chainName string) error {
 	defer draws.Close()
 	defer chain.Close()
 	progress := console.NewProgress(os.Stderr, "reading "+drawsName, draws.Size())
-	tallies, large, rounds := map[string]tally{}, tally{}, 0
+	tallies, rounds := map[string]tally{}, 0
 	records, blocks := NewRecords(draws), linefile.NewScanner(chain, linefile.MaxLine)
 	for d := records.next; d != nil; d = records.next {
 		progress.Add(len(records.lines.Bytes()) + 1)
 		if records.read(); isAnnounced(d, records.next, blocks) {
-			count(tallies, &large, d.Draw, d.Outcome.Winner)
+			count(tallies, d)
 			rounds++
 		}
 	}
@@ -101,9 +77,10 @@ func Fairness(w io.Writer, drawsName, chainName string) error {
 	case rounds == 0:
 		return fmt.Errorf("%s: no draws yet", drawsName)
 	}
-	return show(w, rounds, large, slices.SortedFunc(maps.Values(tallies), func(a, b tally) int {
+	_, err = io.WriteString(w, table(rounds, slices.SortedFunc(maps.Values(tallies), func(a, b tally) int {
 		return cmp.Or(cmp.Compare(b.expected, a.expected), strings.Compare(a.name, b.name))
-	}))
+	})))
+	return err
 }
 
 // isAnnounced reports whether the block of d was announced. The next record tells if it is of the same block, or of the
@@ -118,59 +95,49 @@ func isAnnounced(d, next *Decoded, blocks *linefile.Scanner) bool {
 	return !hasBlockBefore || blocks.Scan() && bytes.Contains(blocks.Bytes(), []byte(d.Block))
 }
 
-// show shows the sorted tallies of the names, and the tally of the large stakes.
-func show(w io.Writer, rounds int, large tally, all []tally) error {
-	shown, legend := slices.Clone(all[:min(len(all), maxListed)]), ""
-	if rest := all[len(shown):]; len(rest) > 0 {
-		others := tally{name: console.Plural(len(rest), "other"), extra: len(rest) - 1}
+// table returns a table of the sorted tallies of all names. It lists 20 names, and the others together.
+func table(rounds int, all []tally) string {
+	const (
+		maxListed = 20
+		barWidth  = 30 // characters for the most wins
+		enough    = 4  // variance of the wins, for a deviation of 2
+	)
+	listed, legend := slices.Clone(all[:min(len(all), maxListed)]), ""
+	if rest := all[len(listed):]; len(rest) > 0 {
+		others := tally{name: console.Plural(len(rest), "other"), names: float64(len(rest))}
 		for _, t := range rest {
 			others.rounds += t.rounds
 			others.wins += t.wins
 			others.expected += t.expected
-			others.variance += t.variance
 		}
-		// The sum is too large, because only one of them can win a round. The other figure is exact if their share was
-		// always the same, and otherwise too large as well. So z is not exaggerated.
-		others.variance = min(others.variance, others.expected*(1-others.expected/float64(rounds)))
-		shown, legend = append(shown, others), "\nThe bar of the others shows their average."
+		// Exact if their share was always the same, and otherwise too large, so that z is not exaggerated.
+		others.variance = others.expected * (1 - others.expected/float64(rounds))
+		listed, legend = append(listed, others), "The bar of the others shows their average.\n"
 	}
-	most := 0.0
-	for _, t := range shown {
-		most = max(most, t.average(t.expected), t.average(float64(t.wins)))
+	most, variance := 0.0, 0.0 // the largest ones
+	for _, t := range listed {
+		most = max(most, t.expected/t.names, float64(t.wins)/t.names)
 	}
-	fmt.Fprintf(w, "%s, %s. Bar (=): wins. Mark (|): expected wins.\n\n",
-		console.Plural(rounds, "round"), console.Plural(len(all), "validator"))
-	fmt.Fprintf(w, "%-12s %7s %9s %7s %6s\n", "validator", "rounds", "expected", "wins", "z")
-	for _, t := range shown {
-		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*t.average(float64(t.wins))/most)))
-		bar[int(barWidth*t.average(t.expected)/most)] = '|'
-		fmt.Fprintf(w, "%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
-			t.name, t.rounds, t.expected, t.wins, t.zScore(), bytes.TrimRight(bar, " "))
-	}
-	const enough = 4                  // variance of the wins, for a deviation of 2
-	variance, beyond := 0.0, [4]int{} // the largest; names with enough rounds to tell, by deviations at least
 	for _, t := range all {
 		variance = max(variance, t.variance)
-		for z := 0; z < len(beyond) && t.variance >= enough && math.Abs(t.zScore()) >= float64(z); z++ {
-			beyond[z]++
-		}
 	}
-	legend += "\nz: wins minus expected wins, in standard deviations. In a fair lottery about 1\n" +
-		"validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3."
-	switch {
-	case variance >= enough:
-		legend += fmt.Sprintf(" Of the %d with\nenough rounds to tell (deviation of 2 wins or more): %d beyond 2, "+
-			"%d beyond 3.", beyond[0], beyond[2], beyond[3])
-	case variance > 0:
-		legend += fmt.Sprintf("\nToo few rounds to tell about one validator: it takes about %.0f more.",
+	text := fmt.Sprintf("%s, %s. Bar (=): wins. Mark (|): expected wins.\n\n%-12s %7s %9s %7s %6s\n",
+		console.Plural(rounds, "round"), console.Plural(len(all), "validator"),
+		"validator", "rounds", "expected", "wins", "z")
+	for _, t := range listed {
+		bar := fmt.Appendf(nil, "%-*s", barWidth+1, strings.Repeat("=", int(barWidth*float64(t.wins)/t.names/most)))
+		bar[int(barWidth*t.expected/t.names/most)] = '|'
+		z := (float64(t.wins) - t.expected) / math.Sqrt(max(t.variance, 1e-9))
+		text += fmt.Sprintf("%-12.12s %7d %9.1f %7d %+6.1f  %s\n",
+			t.name, t.rounds, t.expected, t.wins, z, bytes.TrimRight(bar, " "))
+	}
+	legend += "z: wins minus expected wins, in standard deviations. In a fair lottery with many\n" +
+		"rounds, about 1 validator in 22 is beyond 2 (+ or -), and 1 in 370 beyond 3.\n"
+	if variance == 0 {
+		legend += "Nothing to tell: no validator had a rival.\n"
+	} else if variance < enough {
+		legend += fmt.Sprintf("Too few rounds to tell about one validator: it takes about %.0f more.\n",
 			math.Ceil(float64(rounds)*enough/variance)-float64(rounds))
-	default:
-		legend += "\nNothing to tell: no validator had a rival."
 	}
-	if large.variance >= enough {
-		legend += fmt.Sprintf("\nStakes above the average won %d of %s: %.1f expected, z %+.1f.",
-			large.wins, console.Plural(large.rounds, "round"), large.expected, large.zScore())
-	}
-	_, err := fmt.Fprintln(w, legend)
-	return err
+	return text + "\n" + legend
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"proofofstake/internal/console"
@@ -76,8 +75,8 @@ type Records struct {
 	index       int      // its index
 	published   string   // the first known seal of the draw after that block, or empty
 	draws       int      // records of blocks in the chain
-	unannounced []string // lines of records of other blocks
-	newSeals    []string // lines of draws with another seal than the one published before, as after a restart
+	newSeals    int      // draws with another seal than the one published before, as after a restart
+	unannounced []string // records of other blocks, such as "line 4"
 	opened      string   // what to compare with the seal of the last record, or empty if there is none
 }
 
@@ -131,10 +130,10 @@ func (r *Records) CheckBlock(index int, hash, winner, note string) {
 			r.draws++
 			published = d.NextSeal
 		default:
-			r.unannounced = append(r.unannounced, strconv.Itoa(r.lines.Number()))
+			r.unannounced = append(r.unannounced, fmt.Sprint("line ", r.lines.Number()))
 		}
 		if r.published = cmp.Or(r.published, d.Draw.Seal()); r.published != d.Draw.Seal() {
-			r.newSeals = append(r.newSeals, strconv.Itoa(r.lines.Number()))
+			r.newSeals++
 		}
 		r.opened = fmt.Sprintf("if you noted this seal, no block or draw before draw %d has changed since:\n%s",
 			d.Index, d.Draw.SealLine(d.Index))
@@ -159,22 +158,14 @@ func (r *Records) Summary() string {
 	if without := r.index - r.draws; without > 0 {
 		s += fmt.Sprintf("; %s without a draw record", console.Plural(without, "block"))
 	}
-	s += list(r.unannounced, "draw", " not announced") + list(r.newSeals, "new seal", ", as after a restart")
+	if n := len(r.unannounced); n > 0 {
+		s += fmt.Sprintf("; %s not announced (%s)", console.Plural(n, "draw"), strings.Join(r.unannounced, ", "))
+	}
+	if r.newSeals > 0 {
+		s += fmt.Sprintf("; %s, as after a restart", console.Plural(r.newSeals, "new seal"))
+	}
 	if r.first != None {
 		s += "; the file continues from draw\n  " + r.first
 	}
 	return s + "\n" + r.opened
-}
-
-// list returns a part of the summary, such as "; 2 draws not announced (lines 3, 5)", or nothing if there are no lines.
-func list(lines []string, noun, what string) string {
-	if len(lines) == 0 {
-		return ""
-	}
-	_, label, _ := strings.Cut(console.Plural(len(lines), "line"), " ")
-	if total := len(lines); total > 10 {
-		return fmt.Sprintf("; %s%s (%s %s, …, %s)", console.Plural(total, noun), what, label, strings.Join(lines[:8], ", "),
-			lines[total-1])
-	}
-	return fmt.Sprintf("; %s%s (%s %s)", console.Plural(len(lines), noun), what, label, strings.Join(lines, ", "))
 }

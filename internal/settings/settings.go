@@ -143,8 +143,8 @@ func (s Settings) ChainPath() string {
 	if s.ChainFile == "" {
 		return "in memory"
 	}
-	path, _ := filepath.Abs(s.ChainFile) // fails if the working directory is gone
-	return cmp.Or(path, s.ChainFile)
+	path, _ := filepath.Abs(s.ChainFile)
+	return path
 }
 
 // Load reads the settings from the environment. Its error names the first invalid variable, and says what is valid.
@@ -242,24 +242,18 @@ func (r *reader) file(name string) string {
 
 // isSameFile reports whether two names stand for one file, even if it does not exist yet.
 func isSameFile(a, b string) bool {
-	aInfo, aName := place(a)
-	bInfo, bName := place(b)
+	aInfo, aName := locate(a)
+	bInfo, bName := locate(b)
 	ignoresCase := runtime.GOOS == "windows" || runtime.GOOS == "darwin" // as a rule
 	return os.SameFile(aInfo, bInfo) && (aName == bName || ignoresCase && strings.EqualFold(aName, bName))
 }
 
-// place returns a file and no name, or if it does not exist, the directory and the name of the file that opening it
-// creates. A symbolic link is followed.
-func place(name string) (fs.FileInfo, string) {
+// locate returns a file and no name, or if it does not exist, its directory and its name there.
+func locate(name string) (fs.FileInfo, string) {
 	if info, err := os.Stat(name); err == nil {
 		return info, ""
 	}
 	dir, base := filepath.Split(name)
-	if link, err := os.Readlink(name); err == nil && filepath.IsAbs(link) {
-		dir, base = filepath.Split(link)
-	} else if err == nil {
-		dir, base = filepath.Split(dir + link)
-	}
 	info, _ := os.Stat(cmp.Or(dir, "."))
 	return info, base
 }

@@ -41,7 +41,6 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzClient -fuzztime 10000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz FuzzReplay -fuzztime 5000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz Fuzz -fuzztime 70000x -fuzzminimizetime 1s ./internal/lineconn
-	go test -run '^$$' -fuzz Fuzz -fuzztime 100000x -fuzzminimizetime 1s ./internal/draw
 
 # Tests with other versions of Go, which are downloaded.
 versions:

@@ -248,12 +248,18 @@ func isSameFile(a, b string) bool {
 	return os.SameFile(aInfo, bInfo) && (aName == bName || ignoresCase && strings.EqualFold(aName, bName))
 }
 
-// locate returns a file and no name, or if it does not exist, its directory and its name there.
+// locate returns a file and no name, or if it does not exist, the directory and the name of the file that opening it
+// creates. A symbolic link is followed.
 func locate(name string) (fs.FileInfo, string) {
 	if info, err := os.Stat(name); err == nil {
 		return info, ""
 	}
 	dir, base := filepath.Split(name)
+	if link, err := os.Readlink(name); err == nil && filepath.IsAbs(link) {
+		dir, base = filepath.Split(link)
+	} else if err == nil {
+		dir, base = filepath.Split(dir + link)
+	}
 	info, _ := os.Stat(cmp.Or(dir, "."))
 	return info, base
 }

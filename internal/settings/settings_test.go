@@ -115,14 +115,15 @@ func TestIsSameFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	os.WriteFile("old", nil, 0o600)
 	os.Mkdir("dir", 0o700)
-	err := cmp.Or(os.Link("old", "hard"), os.Symlink("old", "soft"), os.Symlink("dir", "same"))
+	abs, _ := filepath.Abs("new")
+	err := cmp.Or(os.Link("old", "hard"), os.Symlink("old", "soft"), os.Symlink("dir", "same"),
+		os.Symlink("new", "to-new"), os.Symlink(abs, "dir/to-abs"))
 	if err != nil {
 		t.Skip(err) // Windows may forbid links
 	}
-	abs, _ := filepath.Abs("new")
 	for pair, want := range map[string]bool{
 		"old,./old": true, "old,hard": true, "old,soft": true, "new,dir/../new": true, "dir/new,dir//new": true,
-		"dir/new,same/new": true, "new," + abs: true, "new,NEW": runtime.GOOS == "windows" || runtime.GOOS == "darwin",
+		"dir/new,same/new": true, "new,to-new": true, "dir/to-abs,to-new": true, "new," + abs: true, "new,NEW": runtime.GOOS == "windows" || runtime.GOOS == "darwin",
 		"old,new": false, "new,newer": false, "old,dir/old": false, "new,dir/new": false, "old,": false, "new,": false,
 	} {
 		if a, b, _ := strings.Cut(pair, ","); isSameFile(a, b) != want || isSameFile(b, a) != want {

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -103,51 +102,40 @@ func TestLoad(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, row := range [][]string{ // chain, draws, log, and what both files contain then, unless they are unchanged
-		{complete, "", last + "0 false none"}, {complete, record, last + "1 true "}, {genesis, "", last + "0 false none"},
+		{complete, "", last + "0 false none"}, {complete, record, last + "1 true "},
 		{complete, records, last + "2 false "}, {complete, otherRecord, last + "1 false "}, // so block 1 has no record
 		{complete + start, drawLine(2, 0, 2) + start, otherChain}, {complete + start, drawLine(1, 5, 1) + start, otherChain},
 		{complete, drawLine(3, 1, 3), "error: draws: the last draw is of block 3, but chain ends with block 1; put back"},
 		{"", record, "error: draws: there are draws, but no chain in chain; put back the chain of these "},
-		{complete, "{}\n", notDraws + "not canonical JSON: "}, {genesis, thesis, draws + foreign},
 		{genesis + block1, "", "chain" + completed + `"{\"Index\":1,\"a\":1}" (17 bytes); it is complete`, complete, ""},
-		{block0, "", "chain" + completed, genesis, ""},
-		{genesis + start, "", "chain" + removed + crash, genesis, ""}, {start, "", "chain" + removed + crash, "", ""},
+		{block0, "", "chain" + completed, genesis, ""}, {start, "", "chain" + removed + crash, "", ""},
 		{genesis, start, "draws" + removed + never, genesis, ""},
 		{complete, record + start, "draws" + removed + never, complete, record},
 		{genesis, record + start, "draws" + removed + crash, genesis, record},           // it was not the head's
 		{complete, records + start, "draws" + removed + crash, complete, records},       // nor here
 		{complete, start, "draws" + removed + crash, complete, ""},                      // which lost records
 		{complete + start, record + start, "draws" + removed + crash, complete, record}, // perhaps of the head
-		{complete, otherRecord + start, "draws" + removed + crash, complete, otherRecord}, {"", start, crash, "", ""},
+		{complete, otherRecord + start, "draws" + removed + crash, complete, otherRecord},
 		{complete, partial, "draws" + completed + `"{\"Index\":1,\"Block\":\"1`, complete, record},
-		{complete, records[:len(records)-1], "draws" + completed, complete, records},
-		{complete, strings.TrimSuffix(drawLine(1, 5, 1), "\n"), "error: draws: these are draws of another chain"},
+		{complete, strings.TrimSuffix(drawLine(1, 5, 1), "\n"), otherChain},
 		{complete, partial + "x", draws + corrupt}, {complete, record + record[:len(record)-1] + "x", draws + corrupt},
-		{complete, record[:40], "draws" + removed, complete, ""},
-		{complete, strings.Replace(record[:40], ":1", ":234", 1), "draws" + removed, complete, ""},
-		{complete, strings.Replace(record[:40], ":1", ":0", 1), draws + foreign},
-		{complete, block1[:14], draws + foreign},
-		{genesis, block0[:12], draws + foreign}, {genesis, genesis, notDraws}, {genesis, partial[1:], draws + foreign},
+		{genesis, genesis, notDraws}, {genesis, thesis, draws + foreign}, {genesis, partial[1:], draws + foreign},
 		{genesis, "\x00" + partial, draws + foreign + ": not a draw record: begins with 1 zero byte"},
 		{block0[:8] + "\x00", start[:8] + "\x00", "chain" + removed, "", ""},
-		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {complete, start, interrupted},
-		{block0 + "x", "", "error: chain: line 1" + corrupt}, {thesis, start, "error: chain: line 1" + foreign},
-		{block0 + " " + block1, "", "error: chain: line 1" + foreign}, {record[:40], "", "error: chain: line 1" + foreign},
+		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {thesis, start, "error: chain: line 1" + foreign},
+		{block0 + " " + block1, "", "error: chain: line 1" + foreign}, {complete, start, interrupted},
 		{"x\n" + start, start, "error: chain: line 1: not a block; repair the file, or move it and the draws away to start"},
-		{genesis + block1, "", interrupted}, {block0, "", interrupted},
 	} {
 		synctest.Test(t, func(t *testing.T) { // so that nothing can hang
 			ctx, wanted := t.Context(), append(row, row[:2]...)[3:]
 			if row[2] == interrupted {
 				ctx = canceled
 			}
-			l := load(t, ctx, row[0], row[1])
-			l.Close()
+			load(t, ctx, row[0], row[1]).Close()
 			want(t, wanted[0], wanted[1], row[2], 1)
 			if _, err := os.Stat("chain"); (err == nil) != (wanted[0] != "") {
 				t.Errorf("%q: an empty chain file is removed; got %v", row, err)
 			}
-			want(t, wanted[0], wanted[1], "error: ", strings.Count(row[2], "error: "))
 		})
 	}
 }
@@ -296,16 +284,13 @@ func TestProgress(t *testing.T) {
 		l.Close()
 	})
 	terminal.SetReadDeadline(time.Now().Add(10 * time.Second))
-	shown := bufio.NewReader(terminal)
-	for _, text := range []string{"loading chain: 50", "loading chain: 100", "verifying chain: 50"} {
-		got := ""
-		for err = nil; err == nil && !strings.HasSuffix(got, text+"%"); {
-			var part string
-			part, err = shown.ReadString('%')
-			got += part
+	shown, buf := "", make([]byte, 1024)
+	for _, text := range []string{"loading chain: 50%", "loading chain: 100%", "verifying chain: 50%"} {
+		for n := 0; err == nil && !strings.Contains(shown, text); shown += string(buf[:n]) {
+			n, err = terminal.Read(buf)
 		}
-		if err != nil {
-			t.Errorf("got %q (%v), want %s", got, err, text)
-		}
+	}
+	if err != nil {
+		t.Errorf("got %q (%v)", shown, err)
 	}
 }

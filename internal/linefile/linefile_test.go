@@ -11,7 +11,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -29,8 +28,7 @@ var errDisk = errors.New("the disk is broken")
 // testDisk is a file whose calls fail with errDisk if a test wants it.
 type testDisk struct {
 	*os.File
-	full       int64  // no byte can be written from this offset on, or 0 if all can
-	broken     string // which of "stat", "sync" and "truncate" fail
+	broken     string // which of "write" (half of it), "truncate", "sync" and "stat" fail
 	duringSync func() // called by Sync
 	synced     string // the content at the last sync
 	bytesRead  int64
@@ -57,8 +55,13 @@ func (d *testDisk) content() string {
 	return string(data)
 }
 
-// fails reports whether call fails.
-func (d *testDisk) fails(call string) bool { return strings.Contains(d.broken, call) }
+// err returns errDisk if call fails.
+func (d *testDisk) err(call string) error {
+	if strings.Contains(d.broken, call) {
+		return errDisk
+	}
+	return nil
+}
 
 func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
 	d.bytesRead += int64(len(p))
@@ -66,32 +69,30 @@ func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
 }
 
 func (d *testDisk) WriteAt(p []byte, at int64) (int, error) {
-	if d.full == 0 || at+int64(len(p)) <= d.full {
-		return d.File.WriteAt(p, at)
+	if d.err("write") != nil {
+		p = p[:len(p)/2]
 	}
-	n, _ := d.File.WriteAt(p[:max(0, d.full-at)], at)
-	return n, errDisk
+	n, err := d.File.WriteAt(p, at)
+	return n, errors.Join(err, d.err("write"))
 }
 
 func (d *testDisk) Truncate(size int64) error {
-	if d.fails("truncate") {
-		return errDisk
+	if err := d.err("truncate"); err != nil {
+		return err
 	}
 	return d.File.Truncate(size)
 }
 
 func (d *testDisk) Sync() error {
-	d.duringSync()
-	if d.fails("sync") {
-		return errDisk
+	if d.duringSync(); d.err("sync") == nil {
+		d.synced = d.content()
 	}
-	d.synced = d.content()
-	return nil
+	return d.err("sync")
 }
 
 func (d *testDisk) Stat() (os.FileInfo, error) {
-	if d.fails("stat") {
-		return nil, errDisk
+	if err := d.err("stat"); err != nil {
+		return nil, err
 	}
 	return d.File.Stat()
 }
@@ -114,110 +115,60 @@ func read(s *Scanner) (all string) {
 	return all + "|"
 }
 
-// state describes the file of d and f.
-func state(d *testDisk, f *File) string {
-	_, partial, err := f.End(5)
-	return fmt.Sprintf("%q, synced %q, read %q, partial %q %v", d.content(), d.synced, read(f.Scanner(5)), partial, err)
+// wantSynced checks that the file consists of these complete lines and this partial line, and is synced.
+func wantSynced(t *testing.T, what string, d *testDisk, f *File, complete, partial string) {
+	t.Helper()
+	_, got, err := End(f.Reader(), 5)
+	all := complete + partial
+	same(t, what, fmt.Sprintf("%q, %q, %q, %q %v", d.content(), d.synced, read(f.Scanner(5)), got, err),
+		fmt.Sprintf("%q, %q, %q, %q <nil>", all, all, complete+"|", partial))
 }
 
-// synced is the state of a file that is completely synced.
-func synced(complete, partial string) string {
-	return fmt.Sprintf("%q, synced %[1]q, read %q, partial %q <nil>", complete+partial, complete+"|", partial)
-}
-
-// do takes steps: A appends the line "new", C completes the partial line, D drops it.
-func do(f *File, steps string) (err error) {
-	app := func() error { return f.Append([]byte("new")) }
-	does := map[rune]func() error{'A': app, 'C': f.CompletePartial, 'D': f.DropPartial}
-	for _, step := range steps {
-		err = errors.Join(err, does[step]())
+// do takes a step: A appends the line "new", C completes the partial line, which is "tail", D drops it.
+func do(f *File, step string) error {
+	switch step {
+	case "A":
+		return f.Append([]byte("new"))
+	case "C":
+		return f.CompletePartial([]byte("tail"))
 	}
-	return err
+	return f.DropPartial()
 }
 
-// A crash can truncate a file at any byte. The owner decides what becomes of the partial line.
-func TestCrashAnywhere(t *testing.T) {
-	const content = "on\r\n\nthree\nfour\n"
-	for size := range len(content) + 1 {
-		complete := content[:strings.LastIndex(content[:size], "\n")+1]
-		partial, completed := content[len(complete):size], content[:size]
-		if partial != "" {
-			completed += "\n"
-		}
-		for steps, want := range map[string]string{
-			"A": complete + "new\n", "C": completed, "D": complete,
-			"CA": completed + "new\n", "DCA": complete + "new\n", "ACDA": complete + "new\nnew\n",
-		} {
-			what := fmt.Sprintf("%s at %d bytes", steps, size)
-			d, f := openTest(t, content[:size])
-			same(t, what, state(d, f), synced(complete, partial))
-			same(t, what, do(f, steps), nil)
-			same(t, what, state(d, f), synced(want, ""))
-		}
-	}
-}
-
-// A step on a broken disk returns the error and leaves the lines as they were. Once the disk works again, the next step
-// is not affected.
+// A crash may have left any partial line. A step on a broken disk returns the error, unless the disk has done it all
+// the same, and leaves the lines as they were. Once the disk works again, the next step is not affected.
 func TestBrokenDisk(t *testing.T) {
-	steps := []struct{ partial, step, next, want string }{
-		{partial: "", step: "A", next: "A", want: "one\nnew\n"},
-		{partial: "", step: "A", next: "CD", want: "one\n"},
-		{partial: "new", step: "C", next: "C", want: "one\nnew\n"},
-		{partial: "new", step: "D", next: "A", want: "one\nnew\n"},
-	}
-	for _, broken := range []string{"", "sync", "truncate", "stat", "sync truncate", "sync stat", "truncate stat"} {
-		for full := int64(4); full <= 8; full++ {
-			for _, c := range steps {
-				d, f := openTest(t, "one\n"+c.partial)
-				d.full, d.broken = full, broken
-				what := fmt.Sprintf("%s with partial line %q, full at %d, broken %s", c.step, c.partial, full, broken)
-				truncates, changes, remains := !d.fails("truncate"), full == 8, c.partial
-				if c.step == "D" {
-					changes = truncates
+	const first = "on\r\n\n"
+	partials, adds := []string{"tail", "", "n", "new", "other"}, map[string]string{"A": "new\n", "C": "tail\n", "D": ""}
+	for bits := range 1 << 4 {
+		broken := ""
+		for i, call := range []string{"write ", "truncate ", "sync ", "stat "} {
+			broken += strings.Repeat(call, bits>>i&1)
+		}
+		for _, steps := range []string{"AA", "DA", "CA", "CC", "DC"} {
+			for _, partial := range partials[:map[bool]int{true: 1, false: 5}[strings.Contains(steps, "C")]] {
+				what := fmt.Sprintf("%s with partial line %q, broken %s", steps[:1], partial, broken)
+				d, f := openTest(t, first+partial)
+				wantSynced(t, what, d, f, first, partial)
+				d.broken = broken
+				err, complete := do(f, steps[:1]), first+adds[steps[:1]]
+				if err == nil {
+					wantSynced(t, what, d, f, complete, "")
+				} else {
+					complete = first
+					left, ok := strings.CutPrefix(d.content(), first)
+					isPartial := steps[0] != 'C' || strings.HasPrefix(left, partial)
+					isRestored := d.err("truncate") != nil || !strings.Contains(left, "\n")
+					got := fmt.Sprint(ok, isPartial, isRestored, errors.Is(err, errDisk), read(f.Scanner(5)))
+					same(t, what, got, "true true true true"+first+"|")
 				}
-				if c.step == "D" && truncates {
-					remains = ""
-				}
-				works := changes && !d.fails("stat") && !d.fails("sync")
-				same(t, what, errors.Is(do(f, c.step), errDisk), !works)
-				if works {
-					continue
-				}
-				_, partial, err := f.End(5)
-				same(t, what, fmt.Sprint(read(f.Scanner(5)), string(partial), err), "one\n|"+remains+"<nil>")
-				if truncates {
-					same(t, what, d.content(), "one\n"+remains)
-				}
-				d.full, d.broken = 0, ""
-				same(t, what+", then "+c.next, do(f, c.next), nil)
-				same(t, what+", then "+c.next, state(d, f), synced(c.want, ""))
+				d.broken = ""
+				what += ", then " + steps[1:]
+				same(t, what, do(f, steps[1:]), nil)
+				wantSynced(t, what, d, f, complete+adds[steps[1:]], "")
 			}
 		}
 	}
-}
-
-// After a failure, a partial line can still be completed, and changes by other programs are still noticed.
-func TestAfterFailure(t *testing.T) {
-	d, f := openTest(t, "one\ntail")
-	d.broken = "truncate"
-	same(t, "drop, append, complete", fmt.Sprint(do(f, "D"), do(f, "A"), do(f, "C")), fmt.Sprint(errDisk, errDisk, nil))
-	same(t, "the file", state(d, f), synced("one\ntail\n", ""))
-	skipOnWindows(t)
-	d.full, d.broken = 12, "truncate stat" // so a part of the line remains, and its size is unknown
-	do(f, "A")
-	d.broken = ""
-	os.Truncate(d.Name(), 6)
-	same(t, "append to a file that was truncated", errors.Is(do(f, "A"), ErrChanged), true)
-	same(t, "the truncated file", d.content(), "one\nta")
-	d, f = openTest(t, "")
-	d.duringSync = func() { edit(f.name, "two\n", 2) }
-	for range 2 {
-		same(t, "append a line, which is edited during the sync", errors.Is(do(f, "A"), ErrChanged), true)
-		same(t, "the edited file", d.content(), "two\n")
-	}
-	f.name += "/lines"
-	same(t, "append to a file that cannot be looked at", do(f, "A") != nil, true)
 }
 
 // skipOnWindows skips a test in which other programs change a file that is open.
@@ -227,145 +178,102 @@ func skipOnWindows(t *testing.T) {
 	}
 }
 
-// While a file is not as we left it, no step writes to it.
+// While a file is not as we left it, even if it changes during a sync, no step writes to it. If its content is known,
+// it may have another time.
 func TestErrChanged(t *testing.T) {
 	skipOnWindows(t)
-	move := func(name string) error { return os.Rename(name, name+".old") }
-	for what, change := range map[string]func(name string) error{
-		"deleted or moved":         move,
-		"replaced by another file": func(name string) error { return errors.Join(move(name), edit(name, "8 bytes\n", 2)) },
-		"its time has changed":     func(name string) error { return edit(name, "one\nmine", 2) },
-		"its size is now 12 bytes": func(name string) error { return edit(name, "one\ntailmine", 2) },
-		"its size is now 2 bytes":  func(name string) error { return os.Truncate(name, 2) },
+	const errTime = "its time has changed"
+	move := func(name, _ string) error { return os.Rename(name, name+".old") }
+	replace := func(name, content string) error { return errors.Join(move(name, ""), edit(name, content, 2)) }
+	for _, c := range []struct {
+		known, unknown string // the error if the content is known, and if not
+		change         func(name, content string) error
+	}{
+		{"deleted or moved", "deleted or moved", move}, {"replaced by another file", "replaced by another file", replace},
+		{"edited", errTime, func(name, content string) error { return edit(name, strings.ToUpper(content), 2) }},
+		{"", errTime, func(name, content string) error { return edit(name, content, 2) }},
+		{"its size is now 2 bytes", "its size is now 2 bytes", func(name, _ string) error { return os.Truncate(name, 2) }},
 	} {
-		for _, c := range []struct {
-			before, step string
-			during       bool   // the sync
-			undone       string // what the file holds if it was moved back and the step repeated
-		}{
-			{step: "C", undone: "one\ntail\n"}, {step: "C", during: true, undone: "one\ntail\n"},
-			{step: "D", undone: "one\n"}, {step: "D", during: true, undone: "one\n"}, {step: "A", undone: "one\nnew\n"},
-			{before: "A", step: "A", undone: "one\nnew\nnew\n"}, {before: "D", step: "A", during: true, undone: "one\nnew\n"},
-		} {
-			d, f := openTest(t, "one\ntail")
-			same(t, what, do(f, c.before), nil)
-			content := ""
-			d.duringSync = func() {
-				same(t, what, change(f.name), nil)
-				content, d.duringSync = d.content(), func() {}
-			}
-			if !c.during {
-				d.duringSync() // in both cases, the file had 8 bytes
-			}
-			err := do(f, c.step)
-			if same(t, what, errors.Is(err, ErrChanged), true); !c.during {
-				same(t, what, err, f.name+": changed by another program: "+what)
-			}
-			same(t, what, d.content(), content)
-			if os.Rename(f.name+".old", f.name) == nil {
-				same(t, c.step+" after it was moved back", do(f, c.step), nil)
-				same(t, what, state(d, f), synced(c.undone, ""))
+		for step, complete := range map[string]string{"A": "one\nnew\n", "C": "one\ntail\n", "D": "one\n"} {
+			for i := range 8 {
+				isBefore, isKnown, partial, content := i&1 == 0, i&2 == 0, []string{"tail", ""}[i>>2], ""
+				if step != "A" && partial == "" {
+					continue
+				}
+				d, f := openTest(t, "one\n"+partial)
+				if isKnown {
+					read(f.Scanner(5))
+				}
+				d.duringSync = func() {
+					d.duringSync = func() {}
+					same(t, "change", c.change(f.name, d.content()), nil)
+					content = d.content()
+				}
+				if isBefore {
+					d.duringSync()
+				}
+				err := do(f, step)
+				what := fmt.Sprintf("%s, then %s %s, known %v", step, c.known, map[bool]string{true: "before"}[isBefore], isKnown)
+				if c.known == "" && isKnown {
+					same(t, what, err, nil)
+					wantSynced(t, what, d, f, complete, "")
+					d.bytesRead = 0
+					same(t, "append, and bytes read", fmt.Sprint(do(f, "A"), d.bytesRead), "<nil> 0")
+					continue
+				}
+				want := fmt.Sprintf("%s: %v: %s", f.name, ErrChanged, map[bool]string{true: c.known, false: c.unknown}[isKnown])
+				same(t, what, fmt.Sprint(err, errors.Is(err, ErrChanged), d.content()), want+" true"+content)
+				if os.Rename(f.name+".old", f.name) == nil {
+					same(t, what+", moved back", do(f, step), nil)
+					wantSynced(t, what, d, f, complete, "")
+				}
 			}
 		}
 	}
-}
-
-// A file whose time alone has changed, even during a sync, is still ours if its content is known. It is not if it was
-// edited.
-func TestTouched(t *testing.T) {
-	skipOnWindows(t)
-	for _, steps := range []string{"A", "CA", "DA", "ACDA"} {
-		d, f := openTest(t, "one\ntail")
-		read(f.Scanner(9))
-		touch := func() { os.Chtimes(f.name, time.Time{}, time.Unix(5, 0)) }
-		same(t, "before", do(f, steps), nil)
-		touch()
-		d.duringSync = touch
-		same(t, "touched", do(f, "AA"), nil)
-		d.duringSync, d.bytesRead = func() {}, 0
-		same(t, "append, and bytes read", fmt.Sprint(do(f, "A"), d.bytesRead), "<nil> 0")
-		same(t, "edit", edit(f.name, strings.Replace(d.content(), "new", "now", 1), 6), nil)
-		same(t, "append", do(f, "A"), f.name+": changed by another program: edited")
-		d, f = openTest(t, "one\n")
-		d.duringSync = func() { touch() }
-		same(t, "unknown content", do(f, "A"), f.name+": changed by another program: its time has changed")
-	}
-}
-
-// Reopen opens the file that has the name now, or creates it. If it fails, nothing is written until it succeeds.
-func TestReopen(t *testing.T) {
-	skipOnWindows(t)
-	name := filepath.Join(t.TempDir(), "lines")
-	f, err := Open(name)
-	err = errors.Join(err, do(f, "A"), os.Rename(name, name+".old"), os.Mkdir(name, 0o755))
-	same(t, "append and move", err, nil)
-	for range 2 {
-		same(t, "append to a moved file", errors.Is(do(f, "A"), ErrChanged), true)
-		_, err := f.Reopen()
-		same(t, "a directory cannot be opened", err != nil, true)
-	}
-	same(t, "move back", errors.Join(os.Remove(name), os.Rename(name+".old", name)), nil)
-	same(t, "append before Reopen", do(f, "A"), name+": changed by another program: closed")
-	for _, want := range []string{"new\nnew\n", "new\n"} { // the file that was moved back, and a new one
-		f, err = f.Reopen()
-		same(t, "reopen", errors.Join(err, do(f, "A")), nil)
-		_, err := Open(name)
-		same(t, "it is locked", errors.Is(err, ErrInUse), true)
-		data, _ := os.ReadFile(name)
-		same(t, "it holds", string(data), want)
-		os.Remove(name)
-	}
+	d, f := openTest(t, "one\n")
+	d.broken = "write truncate stat" // so a part of the line remains, and its size is unknown
+	do(f, "A")
+	d.broken = ""
+	os.Truncate(f.name, 2)
+	same(t, "truncated after a failure", do(f, "A"), f.name+": changed by another program: its size is now 2 bytes")
 	f.Close()
+	same(t, "closed", do(f, "A"), f.name+": changed by another program: closed")
+	f.name += "/lines"
+	same(t, "cannot be looked at", do(f, "A") != nil, true)
 }
 
-// A snapshot may be of a file in use. It ends where the file ended when it was opened.
+// A snapshot may be of a file in use, and ends where the file ended when it was opened. While each byte is written to
+// one file and then to another, the snapshot of the first is never behind.
 func TestOpenSnapshots(t *testing.T) {
-	d, f := openTest(t, "one\ntail")
+	first, f := openTest(t, "one\ntail")
 	a, b, err := OpenSnapshots(f.name, os.DevNull)
 	_, isOpen := b.Closer.(*os.File)
-	partialAndOpen := fmt.Sprintf("%s|%s|%s %v", a.Partial(9), a.Partial(2), b.Partial(9), isOpen)
-	same(t, "partial lines, and whether "+os.DevNull+" is open", partialAndOpen, "tail|ta| false")
-	_, writeErr := d.File.WriteString("one\ntail and more")
-	same(t, "open", errors.Join(err, writeErr), nil)
-	data, err := io.ReadAll(io.MultiReader(a, strings.NewReader("|"), b))
+	first.WriteString("one\ntail and more")
+	data, readErr := io.ReadAll(io.MultiReader(a, strings.NewReader("|"), b))
 	same(t, "they hold", string(data), "one\ntail|")
-	same(t, "close", errors.Join(err, a.Close(), b.Close()), nil)
-	same(t, "close twice", errors.Is(a.Close(), os.ErrClosed), true)
-	for _, missing := range [][2]string{{f.name + ".none", f.name}, {f.name, f.name + ".none"}} {
-		_, _, err := OpenSnapshots(missing[0], missing[1])
-		same(t, "no file", errors.Is(err, os.ErrNotExist), true)
-	}
-}
-
-// While each byte is written to one file and then to another, the snapshot of the first is never behind.
-func TestSnapshotsWhileWriting(t *testing.T) {
-	t.Chdir(t.TempDir())
-	first, err1 := os.Create("first")
-	second, err2 := os.Create("second")
-	same(t, "create", errors.Join(err1, err2), nil)
-	var writing sync.WaitGroup
-	writing.Go(func() {
+	same(t, "errors", errors.Join(err, readErr, a.Close(), b.Close()), nil)
+	same(t, "closed; "+os.DevNull+" is open", fmt.Sprint(errors.Is(a.Close(), os.ErrClosed), isOpen), "true false")
+	second, g := openTest(t, "")
+	go func() {
 		for range 500 {
 			first.WriteString("x")
 			second.WriteString("x")
 			time.Sleep(50 * time.Microsecond) // about as long as it takes to open both files
 		}
-		first.Close()
-		second.Close()
-	})
+	}()
 	deadline := time.Now().Add(10 * time.Second)
 	for size := int64(0); size < 500; {
-		a, b, err := OpenSnapshots("first", "second")
-		if err != nil || a.Size() < b.Size() || time.Now().After(deadline) {
+		a, b, err := OpenSnapshots(f.name, g.name)
+		if err != nil || a.Size() < 17+b.Size() || time.Now().After(deadline) {
 			t.Fatal(a, b, err)
 		}
 		size = b.Size()
 		same(t, "close", errors.Join(a.Close(), b.Close()), nil)
 	}
-	writing.Wait()
 }
 
-// A file is opened once at a time. An error names the file, and leaves nothing open.
+// A file is opened once at a time, and without blocking, as a device could. An error names the file, and leaves nothing
+// open. The file's directory is synced, even if the name is a link, unless it cannot be synced, as in /proc.
 func TestOpen(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // the garbage collector closes forgotten files
 	openFiles := func() int {
@@ -389,46 +297,55 @@ func TestOpen(t *testing.T) {
 			same(t, fmt.Sprintf("%s is the cause of %v", bad, err), strings.Contains(fmt.Sprint(err), bad+why), true)
 			same(t, bad+" is in use", errors.Is(err, ErrInUse), bad == name)
 		}
-		OpenSnapshots(name, dir+"/none")
-		OpenSnapshots(dir+"/none", name)
+		for _, names := range [][2]string{{name, dir + "/none"}, {dir + "/none", name}} {
+			_, _, err := OpenSnapshots(names[0], names[1])
+			same(t, "no file", errors.Is(err, os.ErrNotExist), true)
+		}
 		same(t, "close", f.Close(), nil)
 		same(t, "open files", openFiles(), before)
 	}
-	d, f := openTest(t, "")
-	d.broken = "stat"
-	same(t, "load without stat", f.load(), errDisk)
 	same(t, "close nil", (*File)(nil).Close(), nil)
 	f, err := Open("") // accepts lines, and does not save them
-	same(t, "no name", errors.Join(err, do(f, "ACD"), f.Close()), nil)
+	same(t, "no name", errors.Join(err, do(f, "A"), f.Close()), nil)
 	same(t, "read, append two lines", fmt.Sprint(read(f.Scanner(5)), f.Append([]byte("a\nb"))), "|line contains a newline")
+	d, f := openTest(t, "")
+	info, err := os.ReadFile(fmt.Sprint("/proc/self/fdinfo/", d.Fd()))
+	if err == nil {
+		flags, _ := strconv.ParseInt(strings.Fields(string(info))[3], 8, 64)
+		same(t, "does not block", flags&0o4000, 0o4000)
+		same(t, "link", os.Symlink("/proc/self/comm", f.name+".link"), nil)
+		same(t, "sync the directory of a link", syncDirectory(f.name+".link"), nil)
+	}
+	f.name += ".none"
+	same(t, "load syncs the directory", errors.Is(f.load(), os.ErrNotExist), runtime.GOOS != "windows")
+	d.broken = "stat"
+	same(t, "load without stat", f.load(), errDisk)
 }
 
 // Open reads the partial line and up to 64 KiB before it, however long the file is. End reads the last complete line
 // too, and then up to 64 KiB before that.
 func TestEnd(t *testing.T) {
 	const chunk = 64 << 10
-	for _, size := range []int{0, 1, 100, chunk - 1, chunk, chunk + 1, 3 * chunk} {
-		line := strings.Repeat("x", size)
-		for _, before := range []string{"", "\n", "one\n", strings.Repeat("\n", 9*chunk)} {
-			for _, partial := range []string{"", "p", strings.Repeat("p", size)} {
-				d, f := openTest(t, before+line+"\n"+partial)
-				what := fmt.Sprintf("%d + %d + %d bytes", len(before), size, len(partial))
-				same(t, what, fmt.Sprint(f.Size()-f.PartialSize(), f.PartialSize()), fmt.Sprint(len(before)+size+1, len(partial)))
-				opened := d.bytesRead
-				last, got, err := f.End(size + 1)
-				same(t, what, fmt.Sprint(string(last) == line, string(got) == partial, err), "true true <nil>")
-				if opened > int64(len(partial)+chunk) || d.bytesRead-opened > int64(size+len(partial)+size+chunk+2) {
+	for _, size := range []int{0, 1, chunk - 1, chunk, chunk + 1, 3 * chunk} {
+		x := strings.Repeat("x", size)
+		for _, complete := range []string{"", x + "\n", "\n" + x + "\n", strings.Repeat("\n", 9*chunk) + x + "\n"} {
+			for _, partial := range []string{"", "p", x} {
+				what := fmt.Sprintf("%d complete bytes, partial line %.1q of %d bytes", len(complete), partial, len(partial))
+				d, f := openTest(t, complete+partial)
+				opened, longest := d.bytesRead, len(partial)
+				line, got, err := End(f.Reader(), max(size, len(partial)))
+				if complete != "" {
+					longest = max(size, len(partial))
+					same(t, what, line != nil && string(line) == x, true)
+				}
+				same(t, what, fmt.Sprint(line == nil, string(got) == partial, err), fmt.Sprint(complete == "", true, nil))
+				if opened > int64(len(partial)+chunk) || d.bytesRead-opened > int64(2*(size+len(partial)+chunk+1)) {
 					t.Errorf("%s: Open read %d bytes, End %d", what, opened, d.bytesRead-opened)
 				}
-				_, _, err = f.End(size - 1)
-				same(t, what, err, fmt.Sprintf("longer than %d bytes", size-1))
+				if _, _, err = End(f.Reader(), longest-1); longest > 0 {
+					same(t, what, err, fmt.Sprintf("longer than %d bytes", longest-1))
+				}
 			}
-		}
-		_, f := openTest(t, line)
-		last, got, err := f.End(size)
-		same(t, "no complete line", fmt.Sprint(last == nil, string(got) == line, err), "true true <nil>")
-		if _, _, err = f.End(size - 1); size > 0 {
-			same(t, "a longer partial line", err, fmt.Sprintf("longer than %d bytes", size-1))
 		}
 	}
 	_, err := completeLines(strings.NewReader("one"), 4)

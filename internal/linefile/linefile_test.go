@@ -1,6 +1,7 @@
 package linefile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -69,18 +70,19 @@ func (d *testDisk) ReadAt(p []byte, at int64) (int, error) {
 }
 
 func (d *testDisk) WriteAt(p []byte, at int64) (int, error) {
-	if d.err("write") != nil {
+	err := d.err("write")
+	if err != nil {
 		p = p[:len(p)/2]
 	}
-	n, err := d.File.WriteAt(p, at)
-	return n, errors.Join(err, d.err("write"))
+	n, writeErr := d.File.WriteAt(p, at)
+	return n, cmp.Or(writeErr, err)
 }
 
-func (d *testDisk) Truncate(size int64) error {
-	if err := d.err("truncate"); err != nil {
-		return err
+func (d *testDisk) Truncate(size int64) (err error) {
+	if err = d.err("truncate"); err == nil {
+		err = d.File.Truncate(size)
 	}
-	return d.File.Truncate(size)
+	return err
 }
 
 func (d *testDisk) Sync() error {
@@ -90,11 +92,11 @@ func (d *testDisk) Sync() error {
 	return d.err("sync")
 }
 
-func (d *testDisk) Stat() (os.FileInfo, error) {
-	if err := d.err("stat"); err != nil {
-		return nil, err
+func (d *testDisk) Stat() (info os.FileInfo, err error) {
+	if err = d.err("stat"); err == nil {
+		info, err = d.File.Stat()
 	}
-	return d.File.Stat()
+	return info, err
 }
 
 // edit writes a file as another program does. The file's time is the given second, which is long ago.
@@ -106,13 +108,10 @@ func edit(name, content string, second int64) error {
 func read(s *Scanner) (all string) {
 	for n := 1; s.Scan(); n++ {
 		if all += s.Text() + "\n"; s.Number() != n {
-			all += fmt.Sprintf("this line has number %d\n", s.Number())
+			return fmt.Sprintf("%sline %d has number %d", all, n, s.Number())
 		}
 	}
-	if s.Scan() || s.Err() != nil {
-		return fmt.Sprint(all, "|", s.Err())
-	}
-	return all + "|"
+	return strings.TrimSuffix(fmt.Sprint(all, "|", s.Err()), "<nil>")
 }
 
 // wantSynced checks that the file consists of these complete lines and this partial line, and is synced.
@@ -124,49 +123,53 @@ func wantSynced(t *testing.T, what string, d *testDisk, f *File, complete, parti
 		fmt.Sprintf("%q, %q, %q, %q <nil>", all, all, complete+"|", partial))
 }
 
-// do takes a step: A appends the line "new", C completes the partial line, which is "tail", D drops it.
+// do takes a step, which adds this text to the complete lines: it appends the line "new", completes the partial line
+// "tail", or drops it.
 func do(f *File, step string) error {
+	line := []byte(strings.TrimSuffix(step, "\n"))
 	switch step {
-	case "A":
-		return f.Append([]byte("new"))
-	case "C":
-		return f.CompletePartial([]byte("tail"))
+	case "":
+		return f.DropPartial()
+	case "tail\n":
+		return f.CompletePartial(line)
 	}
-	return f.DropPartial()
+	return f.Append(line)
 }
+
+const app, complete, drop = "new\n", "tail\n", "" // steps
 
 // A crash may have left any partial line. A step on a broken disk returns the error, unless the disk has done it all
 // the same, and leaves the lines as they were. Once the disk works again, the next step is not affected.
 func TestBrokenDisk(t *testing.T) {
 	const first = "on\r\n\n"
-	partials, adds := []string{"tail", "", "n", "new", "other"}, map[string]string{"A": "new\n", "C": "tail\n", "D": ""}
 	for bits := range 1 << 4 {
 		broken := ""
 		for i, call := range []string{"write ", "truncate ", "sync ", "stat "} {
 			broken += strings.Repeat(call, bits>>i&1)
 		}
-		for _, steps := range []string{"AA", "DA", "CA", "CC", "DC"} {
-			for _, partial := range partials[:map[bool]int{true: 1, false: 5}[strings.Contains(steps, "C")]] {
-				what := fmt.Sprintf("%s with partial line %q, broken %s", steps[:1], partial, broken)
-				d, f := openTest(t, first+partial)
-				wantSynced(t, what, d, f, first, partial)
-				d.broken = broken
-				err, complete := do(f, steps[:1]), first+adds[steps[:1]]
-				if err == nil {
-					wantSynced(t, what, d, f, complete, "")
-				} else {
-					complete = first
-					left, ok := strings.CutPrefix(d.content(), first)
-					isPartial := steps[0] != 'C' || strings.HasPrefix(left, partial)
-					isRestored := d.err("truncate") != nil || !strings.Contains(left, "\n")
-					got := fmt.Sprint(ok, isPartial, isRestored, errors.Is(err, errDisk), read(f.Scanner(5)))
-					same(t, what, got, "true true true true"+first+"|")
-				}
-				d.broken = ""
-				what += ", then " + steps[1:]
-				same(t, what, do(f, steps[1:]), nil)
-				wantSynced(t, what, d, f, complete+adds[steps[1:]], "")
+		for _, c := range [][3]string{ // partial line, step, next step
+			{"", app, app}, {"n", app, app}, {"new", app, app}, {"other", app, app}, {"other", drop, app},
+			{"tail", app, app}, {"tail", drop, app}, {"tail", complete, app}, {"tail", complete, complete},
+			{"tail", drop, complete},
+		} {
+			what := fmt.Sprintf("%q, broken %s", c, broken)
+			d, f := openTest(t, first+c[0])
+			wantSynced(t, what, d, f, first, c[0])
+			d.broken = broken
+			err, lines := do(f, c[1]), first+c[1]
+			if err == nil {
+				wantSynced(t, what, d, f, lines, "")
+			} else {
+				lines = first
+				left, ok := strings.CutPrefix(d.content(), first)
+				isThere := c[1] != complete || strings.HasPrefix(left, c[0])
+				isRestored := d.err("truncate") != nil || !strings.Contains(left, "\n")
+				got := fmt.Sprint(ok, isThere, isRestored, errors.Is(err, errDisk), read(f.Scanner(5)))
+				same(t, what, got, "true true true true"+first+"|")
 			}
+			d.broken = ""
+			same(t, what, do(f, c[2]), nil)
+			wantSynced(t, what, d, f, lines+c[2], "")
 		}
 	}
 }
@@ -182,64 +185,57 @@ func skipOnWindows(t *testing.T) {
 // it may have another time.
 func TestErrChanged(t *testing.T) {
 	skipOnWindows(t)
-	const errTime = "its time has changed"
+	want := func(f *File, step, change string) {
+		t.Helper()
+		err := do(f, step)
+		same(t, change, fmt.Sprint(err, errors.Is(err, ErrChanged)), f.name+": changed by another program: "+change+" true")
+	}
 	move := func(name, _ string) error { return os.Rename(name, name+".old") }
-	replace := func(name, content string) error { return errors.Join(move(name, ""), edit(name, content, 2)) }
-	for _, c := range []struct {
-		known, unknown string // the error if the content is known, and if not
-		change         func(name, content string) error
-	}{
-		{"deleted or moved", "deleted or moved", move}, {"replaced by another file", "replaced by another file", replace},
-		{"edited", errTime, func(name, content string) error { return edit(name, strings.ToUpper(content), 2) }},
-		{"", errTime, func(name, content string) error { return edit(name, content, 2) }},
-		{"its size is now 2 bytes", "its size is now 2 bytes", func(name, _ string) error { return os.Truncate(name, 2) }},
+	for what, change := range map[string]func(name, content string) error{
+		"deleted or moved":         move,
+		"replaced by another file": func(name, old string) error { return errors.Join(move(name, ""), edit(name, old, 2)) },
+		"edited":                   func(name, old string) error { return edit(name, strings.ToUpper(old), 2) },
+		"touched":                  func(name, old string) error { return edit(name, old, 2) },
+		"its size is now 2 bytes":  func(name, _ string) error { return os.Truncate(name, 2) },
 	} {
-		for step, complete := range map[string]string{"A": "one\nnew\n", "C": "one\ntail\n", "D": "one\n"} {
-			for i := range 8 {
-				isBefore, isKnown, partial, content := i&1 == 0, i&2 == 0, []string{"tail", ""}[i>>2], ""
-				if step != "A" && partial == "" {
-					continue
-				}
-				d, f := openTest(t, "one\n"+partial)
-				if isKnown {
-					read(f.Scanner(5))
-				}
-				d.duringSync = func() {
-					d.duringSync = func() {}
-					same(t, "change", c.change(f.name, d.content()), nil)
-					content = d.content()
-				}
-				if isBefore {
-					d.duringSync()
-				}
-				err := do(f, step)
-				what := fmt.Sprintf("%s, then %s %s, known %v", step, c.known, map[bool]string{true: "before"}[isBefore], isKnown)
-				if c.known == "" && isKnown {
-					same(t, what, err, nil)
-					wantSynced(t, what, d, f, complete, "")
-					d.bytesRead = 0
-					same(t, "append, and bytes read", fmt.Sprint(do(f, "A"), d.bytesRead), "<nil> 0")
-					continue
-				}
-				want := fmt.Sprintf("%s: %v: %s", f.name, ErrChanged, map[bool]string{true: c.known, false: c.unknown}[isKnown])
-				same(t, what, fmt.Sprint(err, errors.Is(err, ErrChanged), d.content()), want+" true"+content)
-				if os.Rename(f.name+".old", f.name) == nil {
-					same(t, what+", moved back", do(f, step), nil)
-					wantSynced(t, what, d, f, complete, "")
-				}
+		for i, step := range []string{app, complete, drop, app, complete, drop, app} {
+			d, f := openTest(t, "one\n"+[]string{"tail", ""}[i/6])
+			read(f.Scanner(5))
+			content := ""
+			d.duringSync = func() {
+				d.duringSync = func() {}
+				same(t, "change", change(f.name, d.content()), nil)
+				content = d.content()
 			}
+			if i < 3 { // before the step
+				d.duringSync()
+			}
+			if what == "touched" {
+				same(t, what, do(f, step), nil)
+			} else {
+				want(f, step, what)
+				same(t, what, d.content(), content)
+				if os.Rename(f.name+".old", f.name) != nil {
+					continue
+				}
+				same(t, what+", and moved back", do(f, step), nil)
+			}
+			wantSynced(t, what, d, f, "one\n"+step, "")
 		}
 	}
 	d, f := openTest(t, "one\n")
 	d.broken = "write truncate stat" // so a part of the line remains, and its size is unknown
-	do(f, "A")
+	do(f, app)
 	d.broken = ""
 	os.Truncate(f.name, 2)
-	same(t, "truncated after a failure", do(f, "A"), f.name+": changed by another program: its size is now 2 bytes")
+	want(f, app, "its size is now 2 bytes")
+	_, f = openTest(t, "one\n")
+	os.Chtimes(f.name, time.Time{}, time.Unix(2, 0))
+	want(f, app, "its time has changed") // its content is unknown
 	f.Close()
-	same(t, "closed", do(f, "A"), f.name+": changed by another program: closed")
+	want(f, app, "closed")
 	f.name += "/lines"
-	same(t, "cannot be looked at", do(f, "A") != nil, true)
+	same(t, "cannot be looked at", do(f, app) != nil, true)
 }
 
 // A snapshot may be of a file in use, and ends where the file ended when it was opened. While each byte is written to
@@ -250,8 +246,7 @@ func TestOpenSnapshots(t *testing.T) {
 	_, isOpen := b.Closer.(*os.File)
 	first.WriteString("one\ntail and more")
 	data, readErr := io.ReadAll(io.MultiReader(a, strings.NewReader("|"), b))
-	same(t, "they hold", string(data), "one\ntail|")
-	same(t, "errors", errors.Join(err, readErr, a.Close(), b.Close()), nil)
+	same(t, "they hold", fmt.Sprint(string(data), errors.Join(err, readErr, a.Close())), "one\ntail|<nil>")
 	same(t, "closed; "+os.DevNull+" is open", fmt.Sprint(errors.Is(a.Close(), os.ErrClosed), isOpen), "true false")
 	second, g := openTest(t, "")
 	go func() {
@@ -262,12 +257,11 @@ func TestOpenSnapshots(t *testing.T) {
 		}
 	}()
 	deadline := time.Now().Add(10 * time.Second)
-	for size := int64(0); size < 500; {
-		a, b, err := OpenSnapshots(f.name, g.name)
+	for size := int64(0); size < 500; size = b.Size() {
+		a, b, err = OpenSnapshots(f.name, g.name)
 		if err != nil || a.Size() < 17+b.Size() || time.Now().After(deadline) {
 			t.Fatal(a, b, err)
 		}
-		size = b.Size()
 		same(t, "close", errors.Join(a.Close(), b.Close()), nil)
 	}
 }
@@ -281,40 +275,34 @@ func TestOpen(t *testing.T) {
 		return len(open)
 	}
 	dir := t.TempDir()
-	name := filepath.Join(dir, "new")
+	name, none := filepath.Join(dir, "new"), filepath.Join(dir, "none", "lines")
 	Open(os.DevNull) // the first call makes the runtime open files of its own
 	before := openFiles()
 	for range 2 {
 		f, err := Open(name)
 		line := []byte("new!")
-		same(t, "open, append", errors.Join(err, f.Append(line[:3])), nil)
-		same(t, "the caller's array", string(line), "new!")
-		for bad, why := range map[string]string{
-			name: ": already in use by a server", os.DevNull: " is not a regular file",
-			dir: "", filepath.Join(dir, "none", "lines"): "",
-		} {
+		same(t, "open, append", fmt.Sprint(err, f.Append(line[:3]), string(line)), "<nil> <nil>new!")
+		inUse, notFile := ": already in use by a server", " is not a regular file"
+		for bad, why := range map[string]string{name: inUse, os.DevNull: notFile, dir: "", none: ""} {
 			_, err := Open(bad)
 			same(t, fmt.Sprintf("%s is the cause of %v", bad, err), strings.Contains(fmt.Sprint(err), bad+why), true)
 			same(t, bad+" is in use", errors.Is(err, ErrInUse), bad == name)
 		}
-		for _, names := range [][2]string{{name, dir + "/none"}, {dir + "/none", name}} {
+		for _, names := range [][2]string{{name, none}, {none, name}} {
 			_, _, err := OpenSnapshots(names[0], names[1])
 			same(t, "no file", errors.Is(err, os.ErrNotExist), true)
 		}
-		same(t, "close", f.Close(), nil)
-		same(t, "open files", openFiles(), before)
+		same(t, "close, open files", fmt.Sprint(f.Close(), openFiles()), fmt.Sprint(nil, before))
 	}
-	same(t, "close nil", (*File)(nil).Close(), nil)
 	f, err := Open("") // accepts lines, and does not save them
-	same(t, "no name", errors.Join(err, do(f, "A"), f.Close()), nil)
-	same(t, "read, append two lines", fmt.Sprint(read(f.Scanner(5)), f.Append([]byte("a\nb"))), "|line contains a newline")
+	got := fmt.Sprint(err, do(f, app), f.Close(), (*File)(nil).Close(), read(f.Scanner(5)), f.Append([]byte("a\nb")))
+	same(t, "no name", got, "<nil> <nil> <nil> <nil>|line contains a newline")
 	d, f := openTest(t, "")
-	info, err := os.ReadFile(fmt.Sprint("/proc/self/fdinfo/", d.Fd()))
-	if err == nil {
+	if info, err := os.ReadFile(fmt.Sprint("/proc/self/fdinfo/", d.Fd())); err == nil {
 		flags, _ := strconv.ParseInt(strings.Fields(string(info))[3], 8, 64)
 		same(t, "does not block", flags&0o4000, 0o4000)
-		same(t, "link", os.Symlink("/proc/self/comm", f.name+".link"), nil)
-		same(t, "sync the directory of a link", syncDirectory(f.name+".link"), nil)
+		err = os.Symlink("/proc/self/comm", f.name+".link")
+		same(t, "sync the directory of a link", errors.Join(err, syncDirectory(f.name+".link")), nil)
 	}
 	f.name += ".none"
 	same(t, "load syncs the directory", errors.Is(f.load(), os.ErrNotExist), runtime.GOOS != "windows")
@@ -326,31 +314,30 @@ func TestOpen(t *testing.T) {
 // too, and then up to 64 KiB before that.
 func TestEnd(t *testing.T) {
 	const chunk = 64 << 10
-	for _, size := range []int{0, 1, chunk - 1, chunk, chunk + 1, 3 * chunk} {
+	for _, size := range []int{1, chunk - 1, chunk, chunk + 1, 3 * chunk} {
 		x := strings.Repeat("x", size)
 		for _, complete := range []string{"", x + "\n", "\n" + x + "\n", strings.Repeat("\n", 9*chunk) + x + "\n"} {
-			for _, partial := range []string{"", "p", x} {
-				what := fmt.Sprintf("%d complete bytes, partial line %.1q of %d bytes", len(complete), partial, len(partial))
+			for _, partial := range []string{"p", x, ""} {
 				d, f := openTest(t, complete+partial)
-				opened, longest := d.bytesRead, len(partial)
-				line, got, err := End(f.Reader(), max(size, len(partial)))
+				opened, maxLine := d.bytesRead, len(partial)
 				if complete != "" {
-					longest = max(size, len(partial))
-					same(t, what, line != nil && string(line) == x, true)
+					maxLine = size
 				}
-				same(t, what, fmt.Sprint(line == nil, string(got) == partial, err), fmt.Sprint(complete == "", true, nil))
+				line, got, err := End(f.Reader(), maxLine)
+				what := fmt.Sprintf("%d bytes, partial line of %d bytes", len(complete), len(partial))
+				same(t, what, fmt.Sprint(line != nil, string(line) == x, string(got) == partial, err),
+					fmt.Sprint(complete != "", complete != "", true, nil))
 				if opened > int64(len(partial)+chunk) || d.bytesRead-opened > int64(2*(size+len(partial)+chunk+1)) {
 					t.Errorf("%s: Open read %d bytes, End %d", what, opened, d.bytesRead-opened)
 				}
-				if _, _, err = End(f.Reader(), longest-1); longest > 0 {
-					same(t, what, err, fmt.Sprintf("longer than %d bytes", longest-1))
+				if _, _, err = End(f.Reader(), maxLine-1); maxLine > 0 {
+					same(t, what, err, fmt.Sprintf("longer than %d bytes", maxLine-1))
 				}
 			}
 		}
 	}
 	_, err := completeLines(strings.NewReader("one"), 4)
-	same(t, "a file that was truncated meanwhile", err, "finding the last newline: EOF")
-	same(t, "it wraps the error", errors.Is(err, io.EOF), true)
+	same(t, "truncated meanwhile", fmt.Sprint(err, errors.Is(err, io.EOF)), "finding the last newline: EOF true")
 }
 
 // A line may have maxLine bytes. A longer one is an error, and is not read to its end.
@@ -366,8 +353,7 @@ func TestLongLines(t *testing.T) {
 		}
 	}
 	s := NewScanner(io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(errDisk)), 5)
-	same(t, "an error of the reader", read(s), "a\n|line 2: the disk is broken")
-	same(t, "it is wrapped", errors.Is(s.Err(), errDisk), true)
+	same(t, "an error", fmt.Sprint(read(s), " ", errors.Is(s.Err(), errDisk)), "a\n|line 2: the disk is broken true")
 }
 
 // Decode accepts only what Encode returns.

@@ -28,7 +28,7 @@ func hash(index int) string { return strings.Repeat(strconv.Itoa(index), 64) }
 func drawLine(index, prevBlock, block int, before ...string) string {
 	prevDraw := draw.None
 	for _, line := range before {
-		decoded, _ := draw.Decode([]byte(strings.TrimSuffix(line, "\n")))
+		decoded, _ := draw.Decode([]byte(line[:len(line)-1]))
 		prevDraw = decoded.Outcome.Hash
 	}
 	d := draw.New(hash(prevBlock), prevDraw)
@@ -38,7 +38,7 @@ func drawLine(index, prevBlock, block int, before ...string) string {
 
 // entry returns an entry whose record is this line.
 func entry(index int, record, block string) Entry {
-	return Entry{Index: index, Record: []byte(strings.TrimSuffix(record, "\n")), Block: []byte(block)}
+	return Entry{Index: index, Record: []byte(record[:len(record)-1]), Block: []byte(block)}
 }
 
 // load writes the files chain and draws in a new working directory. Then it opens them and loads the chain, whose
@@ -55,12 +55,8 @@ func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	logger.Print("loading")
 	last, err := l.Load(ctx, func(line []byte) (string, error) {
-		if ctx.Err() != nil {
-			t.Error("reads on after it was interrupted")
-		}
-		if string(line) != blocks[0] {
+		if string(line) != blocks[0] || ctx.Err() != nil {
 			return "", errors.New("not a block")
 		}
 		blocks = blocks[1:]
@@ -93,7 +89,7 @@ func TestLoad(t *testing.T) {
 	const removed, completed = ": removing a partial last line, ", ": adding the missing newline to the last line, "
 	const corrupt, foreign = ": its newline is corrupt", ": no newline, and not how such a file begins"
 	const draws, notDraws = "error: draws: last line", "error: draws: last line: not a draw record: "
-	const interrupted, last = "error: chain: interrupted", "loading\nlast draw: "
+	const interrupted, last = "error: chain: interrupted", "last draw: "
 	const otherChain = "error: draws: these are draws of another chain than chain; put back the chain of these draws, or "
 	const crash, never = `"{\"Index\":" (9 bytes); a crash while saving`, `"{\"Index\":" (9 bytes); it was never announced`
 	record := drawLine(1, 0, 1)
@@ -159,7 +155,7 @@ func skipOnWindows(t *testing.T) {
 
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
 // ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called. A chain
-// file whose time alone has changed does not delay anything. At the end, all files are closed.
+// file whose time alone has changed does not delay anything. Close waits for the current attempt.
 func TestSave(t *testing.T) {
 	skipOnWindows(t)
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
@@ -186,24 +182,15 @@ func TestSave(t *testing.T) {
 			l.Save(Entry{Index: 3, Block: []byte("three")})
 			wantSaved(t, l)
 			want(t, after, record2, "moved; reopened it, new draws go there\n", 1)
-			os.WriteFile("chain", []byte(strings.ToUpper(after)), 0o644)
-			os.Chtimes("chain", time.Time{}, time.Unix(2, 0)) // the clock may tick too seldom to tell
+			os.Truncate("chain", 9)
 			l.Save(Entry{Index: 4, Block: []byte("four")})
-			want(t, strings.ToUpper(after), record2, "chain: changed by another program: edited; if ", 1)
+			want(t, after[:9], record2, "chain: changed by another program: its size is now 9 bytes; if ", 1)
 			l.Cancel()
 			os.WriteFile("chain", []byte(after), 0o644)
 			time.Sleep(time.Minute)
-			want(t, after, record2, "after all", 1)
-
-			_, inUse := Open("free", "draws", nil) // opens and closes the first one
 			l.Save(Entry{Index: 5, Block: []byte("five")})
-			l.Close() // waits for the current attempt
+			l.Close()
 			want(t, after+"five\n", record2, "after all", 1)
-			_, err := Open("draws", "chain", nil)
-			_, freeErr := Open("free", "", nil)
-			if !strings.HasPrefix(fmt.Sprint(inUse), "DRAWS_FILE=") || err != nil || freeErr != nil {
-				t.Error(inUse, err, freeErr)
-			}
 		})
 	}
 }
@@ -221,9 +208,7 @@ func TestOtherDraws(t *testing.T) {
 		{before[:len(before)-1], "adding", before + record}, {before + "x", "removing", before + record},
 		{before + record, reopened, before + record}, {before + partial, "adding", before + record},
 		{"a thesis", "draws: last line: no newline, and not "}, {genesis, "draws: last line: not a draw record"},
-		{block0, "not a draw record"}, {before + record[:len(record)-1] + "x", "its newline is corrupt"},
 		{before + drawLine(2, 0, 2, before), "draws: the draw of block 2, the last one, is not the one before this draw; "},
-		{drawLine(1, 0, 1) + "x", "draws: the draw of block 1, the last one, is "},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := load(t, t.Context(), genesis, before)
@@ -249,11 +234,10 @@ func TestOtherDraws(t *testing.T) {
 func TestOpen(t *testing.T) {
 	t.Chdir(t.TempDir())
 	dir, _ := os.Getwd()
-	const chain, draws = "set CHAIN_FILE= to keep the chain in memory only", "set DRAWS_FILE= to save no draws"
+	path := filepath.Join(dir, "none", "a")
 	for _, row := range [][4]string{ // both files, how the error begins and ends
-		{"none/a", "", `CHAIN_FILE="none/a": open ` + filepath.Join(dir, "none", "a") + ": ", chain},
-		{"", "none/a", `DRAWS_FILE="none/a": open ` + filepath.Join(dir, "none", "a") + ": ", draws},
-		{".", "", `CHAIN_FILE=".": open ` + dir + ": ", "; choose a file on a local disk that you may write, or " + chain},
+		{"none/a", "", `CHAIN_FILE="none/a": open ` + path + ": ", "or set CHAIN_FILE= to keep the chain in memory only"},
+		{"", "none/a", `DRAWS_FILE="none/a": open ` + path + ": ", "that you may write, or set DRAWS_FILE= to save no draws"},
 		{"a", "a", `DRAWS_FILE="a": `, "already in use by a server; stop that server, or choose another file"},
 	} {
 		_, err := Open(row[0], row[1], nil)

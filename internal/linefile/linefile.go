@@ -150,9 +150,6 @@ func End(r *io.SectionReader, maxLine int) (line, partial []byte, err error) {
 // Append adds line, which must not contain a newline, in the place of a partial line. When a change returns nil, it is
 // on disk. When it returns an error, the complete lines are unchanged.
 func (f *File) Append(line []byte) error {
-	if bytes.IndexByte(line, '\n') >= 0 {
-		return errors.New("line contains a newline")
-	}
 	if f.disk == nil {
 		return nil
 	}
@@ -203,9 +200,9 @@ func (f *File) rememberInfo() (err error) {
 	return err
 }
 
-// Close closes the file and releases the lock. Then every change fails with ErrChanged. Closing nil does nothing.
+// Close closes the file and releases the lock. Then every change fails with ErrChanged.
 func (f *File) Close() error {
-	if f == nil || f.disk == nil {
+	if f.disk == nil {
 		return nil
 	}
 	f.lastInfo = nil // so that the next change looks at the file, and finds it closed

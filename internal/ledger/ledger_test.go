@@ -157,6 +157,7 @@ func TestSave(t *testing.T) {
 	skipOnWindows(t)
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
 	record1, record2 := drawLine(1, 0, 1), drawLine(2, 1, 2)
+	record3 := drawLine(3, 2, 3, record2)
 	for name, early := range map[string]string{"chain": record1, "draws": ""} { // the records saved meanwhile
 		synctest.Test(t, func(t *testing.T) {
 			l := load(t, t.Context(), before, "")
@@ -176,9 +177,10 @@ func TestSave(t *testing.T) {
 			os.Chtimes("chain", time.Time{}, time.Unix(1, 0))
 			l.Save(entry(2, record2, "two"))
 			wantSaved(t, l)
-			l.Save(Entry{Index: 3, Block: []byte("three")})
+			os.Chtimes("draws", time.Time{}, time.Unix(1, 0))
+			l.Save(entry(3, record3, "three"))
 			wantSaved(t, l)
-			want(t, after, record2, "moved; reopened it, new draws go there\n", 1)
+			want(t, after, record2+record3, "its time has changed; reopened it, new draws go there\n", 1)
 			l.Close()
 		})
 	}

@@ -93,7 +93,6 @@ func (f *File) load() error {
 		return err
 	}
 	f.size, err = completeLines(f.disk, f.lastInfo.Size())
-	f.isHashed = f.size == 0
 	return cmp.Or(err, f.disk.Sync(), syncDirectory(f.name))
 }
 

@@ -213,15 +213,17 @@ func TestErrChanged(t *testing.T) {
 			}
 			if what == "touched" {
 				same(t, what, do(f, step), nil)
-			} else {
-				want(f, step, what)
-				same(t, what, d.content(), content)
-				if os.Rename(f.name+".old", f.name) != nil {
-					continue
-				}
-				same(t, what+", and moved back", do(f, step), nil)
+				d.bytesRead = 0
+				same(t, "append, and bytes read", fmt.Sprint(do(f, app), d.bytesRead), "<nil> 0")
+				wantSynced(t, what, d, f, "one\n"+step+app, "")
+				continue
 			}
-			wantSynced(t, what, d, f, "one\n"+step, "")
+			want(f, step, what)
+			same(t, what, d.content(), content)
+			if os.Rename(f.name+".old", f.name) == nil {
+				same(t, what+", and moved back", do(f, step), nil)
+				wantSynced(t, what, d, f, "one\n"+step, "")
+			}
 		}
 	}
 	d, f := openTest(t, "one\n")

@@ -241,7 +241,7 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	defer chain.Close()
 	defer draws.Close()
 	report := func(name string, partial []byte, err error) {
-		if len(partial) > 0 && err == nil {
+		if err == nil {
 			fmt.Fprintf(stderr, "%s: counting the last line, which only lacks its newline\n", name)
 		} else if len(partial) > 0 {
 			fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", name)

@@ -152,7 +152,7 @@ func skipOnWindows(t *testing.T) {
 
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
 // ledger retries every second and logs the reason every minute, until the file is restored. A chain file whose time alone
-// has changed does not delay anything.
+// has changed does not delay anything. Close waits for the current attempt.
 func TestSave(t *testing.T) {
 	skipOnWindows(t)
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
@@ -181,7 +181,9 @@ func TestSave(t *testing.T) {
 			l.Save(entry(3, record3, "three"))
 			wantSaved(t, l)
 			want(t, after, record2+record3, "its time has changed; reopened it, new draws go there\n", 1)
+			l.Save(Entry{Index: 4, Block: []byte("four")})
 			l.Close()
+			want(t, after+"four\n", record2+record3, "after all", 1)
 		})
 	}
 }

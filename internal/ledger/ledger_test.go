@@ -202,6 +202,7 @@ func TestOtherDraws(t *testing.T) {
 		{before + record, reopened, before + record}, {before + partial, "adding", before + record},
 		{"a thesis", "draws: last line: no newline, and not "}, {genesis, "draws: last line: not a draw record"},
 		{before + drawLine(2, 0, 2, before), "draws: the draw of block 2, the last one, is not the one before this draw; "},
+		{drawLine(1, 0, 1) + "x", "draws: the draw of block 1, the last one, is "},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := load(t, t.Context(), genesis, before)

@@ -19,7 +19,6 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -72,13 +71,9 @@ func Open(chainName, drawsName string, logger *log.Logger) (*Ledger, error) {
 	}, nil
 }
 
-// open opens the file in a setting. Its error has the absolute path, and says what to do, and what an empty value does.
+// open opens the file in a setting. Its error says what to do, and what an empty value does.
 func open(setting, name, ifEmpty string) (*linefile.File, error) {
-	path := name
-	if abs, err := filepath.Abs(name); name != "" && err == nil {
-		path = abs
-	}
-	file, err := linefile.Open(path)
+	file, err := linefile.Open(name)
 	advice := fmt.Sprintf("choose a file on a local disk that you may write, or set %s= to %s", setting, ifEmpty)
 	if errors.Is(err, linefile.ErrInUse) {
 		advice = "stop that server, or choose another file"
@@ -100,7 +95,7 @@ type LastDraw struct {
 // canceled, a file is invalid, or the last draw does not belong to the chain, Load returns an error and leaves the
 // files unchanged.
 func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, err error)) (*LastDraw, error) {
-	last, isRecord, err := l.lastDraw(l.draws)
+	last, drawsEnd, err := l.lastDraw(l.draws)
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +113,11 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 		blocks++
 		return nil
 	}
-	lines, isBlock := l.chain.Scanner(linefile.MaxLine), false
-	err = readLines(ctx, lines, "loading "+l.chainName, l.chain.Size(), add)
+	lines, chainEnd := l.chain.Scanner(linefile.MaxLine), partialLine{}
+	err = readLines(ctx, lines, "loading "+l.chainName, l.chain.Reader().Size(), add)
 	if err == nil {
-		if isBlock, err = isNextLine(l.chain, linefile.MaxLine, `{"Index":0,`, add); err != nil {
+		_, chainEnd.text, err = linefile.End(l.chain.Reader(), linefile.MaxLine)
+		if err = cmp.Or(err, chainEnd.decide(blocks == 0, add)); err != nil {
 			err = fmt.Errorf("line %d: %w", lines.Number()+1, err)
 		}
 	}
@@ -143,9 +139,9 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 		return nil, fmt.Errorf("%s: %w; put back the chain of these draws, or move the draws away", l.drawsName, err)
 	}
 	// A block is saved after its record. So if the head is the block of the last record, a partial record has no block.
-	isHead := last.Index == blocks-1 && (last.Index == 0 || last.IsAnnounced) && l.chain.PartialSize() == 0
-	if err = l.endLine(l.chain, l.chainName, isBlock, false); err == nil {
-		err = l.endLine(l.draws, l.drawsName, isRecord, isHead)
+	isHead := last.Index == blocks-1 && (last.Index == 0 || last.IsAnnounced) && len(chainEnd.text) == 0
+	if err = l.endLine(l.chain, l.chainName, chainEnd, false); err == nil {
+		err = l.endLine(l.draws, l.drawsName, drawsEnd, isHead)
 	}
 	return last, err
 }
@@ -163,9 +159,9 @@ func readLines(ctx context.Context, lines *linefile.Scanner, title string, size 
 	return cmp.Or(lines.Err(), ctx.Err())
 }
 
-// lastDraw decodes the last record of a draws file, and reports whether that is the partial line. It fails if the last
-// line is neither a record nor the start of one.
-func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, isPartial bool, err error) {
+// lastDraw decodes the last record of a draws file, which may be the partial line. It fails if the last line is neither
+// a record nor the start of one.
+func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, end partialLine, err error) {
 	last = &LastDraw{Decoded: &draw.Decoded{Outcome: draw.Outcome{Hash: draw.None}}}
 	decode := func(line []byte) error {
 		decoded, err := draw.Decode(line)
@@ -175,57 +171,62 @@ func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, isPartial bool, 
 		last.Decoded = decoded
 		return nil
 	}
-	line, _, err := file.End(draw.MaxRecord)
+	line, partial, err := linefile.End(file.Reader(), draw.MaxRecord)
 	if err == nil && line != nil {
 		err = decode(line)
 	}
-	if err == nil {
-		isPartial, err = isNextLine(file, draw.MaxRecord, `{"Index":1,"Block":"`, decode)
-	}
-	if err != nil {
+	end.text = partial
+	if err = cmp.Or(err, end.decide(line == nil, decode)); err != nil {
 		err = fmt.Errorf("%s: last line: %w; repair the file, or move it away and leave the chain", l.drawsName, err)
 	}
-	return last, isPartial, err
+	return last, end, err
 }
 
-// isNextLine reports whether the partial line of a file is the next line, which then lacks only its newline. It fails
-// if the partial line must not be removed. The first line of a file begins as start does, where 1 means any number from
-// 1 up, unless zeros end it early, as after a power cut.
-func isNextLine(file *linefile.File, maxLine int, start string, next func(line []byte) error) (bool, error) {
-	last, partial, err := file.End(maxLine)
-	if err != nil || len(partial) == 0 {
-		return false, err
+// partialLine is what follows the last newline of a file.
+type partialLine struct {
+	text   []byte
+	isNext bool // it is the next line, which lacks only its newline
+}
+
+// decide sets isNext. It fails if the partial line must not be removed. The first line of a file begins as both files
+// do, unless zeros end it early, as after a power cut.
+func (p *partialLine) decide(isFirst bool, next func(line []byte) error) error {
+	if len(p.text) == 0 {
+		return nil
 	}
-	begin := regexp.MustCompile("[1-9][0-9]*").ReplaceAllString(string(partial[:min(len(partial), 40)]), "1")
-	begin = strings.TrimRight(begin[:min(len(begin), len(start))], "\x00")
-	switch err = next(partial); {
-	case err == nil:
-		return true, nil
-	case next(partial[:len(partial)-1]) == nil: // a complete line plus one byte may have been announced
-		return false, errors.New("its newline is corrupt")
-	case last == nil && (bytes.IndexByte(partial, '}') >= 0 || !strings.HasPrefix(start, begin)):
-		return false, fmt.Errorf("no newline, and not how such a file begins: %w", err)
+	const begin = `{"Index":`
+	got := strings.TrimRight(string(p.text[:min(len(p.text), len(begin))]), "\x00")
+	err := next(p.text)
+	switch p.isNext = err == nil; {
+	case p.isNext:
+		return nil
+	case next(p.text[:len(p.text)-1]) == nil: // a complete line plus one byte may have been announced
+		return errors.New("its newline is corrupt")
+	case isFirst && (bytes.IndexByte(p.text, '}') >= 0 || !strings.HasPrefix(begin, got)):
+		return fmt.Errorf("no newline, and not how such a file begins: %w", err)
 	}
-	return false, nil
+	return nil
 }
 
 // endLine completes the partial line of a file, if there is one and it is the next line, or else removes it.
-func (l *Ledger) endLine(file *linefile.File, name string, isNext, neverAnnounced bool) error {
-	_, partial, err := file.End(draw.MaxRecord)
-	if err != nil || len(partial) == 0 {
-		return err
+func (l *Ledger) endLine(file *linefile.File, name string, end partialLine, neverAnnounced bool) error {
+	if len(end.text) == 0 {
+		return nil
 	}
-	end, what := file.DropPartial, "removing a partial last line"
+	what := "removing a partial last line"
 	remark := "a crash while saving leaves such a line; if you edited the file, put both files back"
 	switch {
-	case isNext:
-		end, what, remark = file.CompletePartial, "adding the missing newline to the last line", "it is complete"
+	case end.isNext:
+		what, remark = "adding the missing newline to the last line", "it is complete"
 	case neverAnnounced:
 		remark = "it was never announced"
 	}
-	text, size := console.Quote(string(partial[:min(len(partial), 60)]), 60), console.Plural(len(partial), "byte")
+	text, size := console.Quote(string(end.text[:min(len(end.text), 60)]), 60), console.Plural(len(end.text), "byte")
 	l.log.Printf("%s: %s, %s (%s); %s", name, what, text, size, remark)
-	return end()
+	if end.isNext {
+		return file.CompletePartial(end.text)
+	}
+	return file.DropPartial()
 }
 
 // Verify checks a chain file and, unless drawsName is empty, its draws file. They may be in use. next is as in Load,
@@ -240,15 +241,15 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	defer chain.Close()
 	defer draws.Close()
 	report := func(name string, partial []byte, err error) {
-		if what := "counting the last line, which only lacks its newline"; len(partial) > 0 {
-			if err != nil {
-				what = "ignoring a partial last line"
-			}
-			fmt.Fprintf(stderr, "%s: %s\n", name, what)
+		if err == nil {
+			fmt.Fprintf(stderr, "%s: counting the last line, which only lacks its newline\n", name)
+		} else if len(partial) > 0 {
+			fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", name)
 		}
 	}
-	partial, drawsReader := draws.Partial(draw.MaxRecord), io.Reader(draws)
+	_, partial, _ := linefile.End(draws.SectionReader, draw.MaxRecord) // records and lines return the errors
 	_, partialErr := draw.Decode(partial)
+	drawsReader := io.Reader(draws)
 	if partialErr == nil {
 		drawsReader = io.MultiReader(draws, strings.NewReader("\n"))
 	}
@@ -264,7 +265,7 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	lines := linefile.NewScanner(chain, linefile.MaxLine)
 	err = readLines(context.Background(), lines, "verifying "+chainName, chain.Size(), add)
 	if err == nil {
-		partial = chain.Partial(linefile.MaxLine)
+		_, partial, _ = linefile.End(chain.SectionReader, linefile.MaxLine)
 		report(chainName, partial, add(partial))
 		if head == "" {
 			err = errors.New("no genesis block")
@@ -317,7 +318,7 @@ func (l *Ledger) Close() {
 	l.cancel()
 	l.saving.Wait()
 	path, _ := filepath.EvalSymlinks(l.chainName)
-	if info, err := os.Stat(path); err == nil && info.Size() == 0 && l.chain.Size() == 0 && os.Remove(path) != nil {
+	if info, err := os.Stat(path); err == nil && info.Size()+l.chain.Reader().Size() == 0 && os.Remove(path) != nil {
 		defer os.Remove(path) // Windows does not remove an open file
 	}
 	l.chain.Close()
@@ -346,11 +347,12 @@ func (l *Ledger) saveRecord(record []byte) error {
 	if !errors.Is(changed, linefile.ErrChanged) {
 		return changed
 	}
-	draws, err := l.draws.Reopen()
+	l.draws.Close()
+	draws, err := linefile.Open(l.drawsName)
 	if err != nil {
 		return fmt.Errorf("%w; make it a file that the server may write, or move it away", err)
 	}
-	last, isPartial, err := l.lastDraw(draws)
+	last, end, err := l.lastDraw(draws)
 	isSaved := bytes.Equal(linefile.Encode(last.Record), record)
 	namesLast := bytes.Contains(record, []byte(last.Outcome.Hash)) // as the draw before
 	if err == nil && last.Index > 0 && !isSaved && !namesLast {
@@ -358,7 +360,7 @@ func (l *Ledger) saveRecord(record []byte) error {
 			"this game, or move the file away", l.drawsName, last.Index)
 	}
 	if err == nil {
-		err = l.endLine(draws, l.drawsName, isPartial, false)
+		err = l.endLine(draws, l.drawsName, end, false)
 	}
 	if err != nil {
 		draws.Close()

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +28,7 @@ func hash(index int) string { return strings.Repeat(strconv.Itoa(index), 64) }
 func drawLine(index, prevBlock, block int, before ...string) string {
 	prevDraw := draw.None
 	for _, line := range before {
-		decoded, _ := draw.Decode([]byte(strings.TrimSuffix(line, "\n")))
+		decoded, _ := draw.Decode([]byte(line[:len(line)-1]))
 		prevDraw = decoded.Outcome.Hash
 	}
 	d := draw.New(hash(prevBlock), prevDraw)
@@ -39,7 +38,7 @@ func drawLine(index, prevBlock, block int, before ...string) string {
 
 // entry returns an entry whose record is this line.
 func entry(index int, record, block string) Entry {
-	return Entry{Index: index, Record: []byte(strings.TrimSuffix(record, "\n")), Block: []byte(block)}
+	return Entry{Index: index, Record: []byte(record[:len(record)-1]), Block: []byte(block)}
 }
 
 // load writes the files chain and draws in a new working directory. Then it opens them and loads the chain, whose
@@ -56,12 +55,8 @@ func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	logger.Print("loading")
 	last, err := l.Load(ctx, func(line []byte) (string, error) {
-		if ctx.Err() != nil {
-			t.Error("reads on after it was interrupted")
-		}
-		if string(line) != blocks[0] {
+		if string(line) != blocks[0] || ctx.Err() != nil {
 			return "", errors.New("not a block")
 		}
 		blocks = blocks[1:]
@@ -94,7 +89,7 @@ func TestLoad(t *testing.T) {
 	const removed, completed = ": removing a partial last line, ", ": adding the missing newline to the last line, "
 	const corrupt, foreign = ": its newline is corrupt", ": no newline, and not how such a file begins"
 	const draws, notDraws = "error: draws: last line", "error: draws: last line: not a draw record: "
-	const interrupted, last = "error: chain: interrupted", "loading\nlast draw: "
+	const interrupted, last = "error: chain: interrupted", "last draw: "
 	const otherChain = "error: draws: these are draws of another chain than chain; put back the chain of these draws, or "
 	const crash, never = `"{\"Index\":" (9 bytes); a crash while saving`, `"{\"Index\":" (9 bytes); it was never announced`
 	record := drawLine(1, 0, 1)
@@ -103,51 +98,37 @@ func TestLoad(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, row := range [][]string{ // chain, draws, log, and what both files contain then, unless they are unchanged
-		{complete, "", last + "0 false none"}, {complete, record, last + "1 true "}, {genesis, "", last + "0 false none"},
-		{complete, records, last + "2 false "}, {complete, otherRecord, last + "1 false "}, // so block 1 has no record
+		{complete, "", last + "0 false none"}, {complete, otherRecord, last + "1 false "}, // so block 1 has no record
 		{complete + start, drawLine(2, 0, 2) + start, otherChain}, {complete + start, drawLine(1, 5, 1) + start, otherChain},
 		{complete, drawLine(3, 1, 3), "error: draws: the last draw is of block 3, but chain ends with block 1; put back"},
-		{"", record, "error: draws: there are draws, but no chain in chain; put back the chain of these "},
-		{complete, "{}\n", notDraws + "not canonical JSON: "}, {genesis, thesis, draws + foreign},
 		{genesis + block1, "", "chain" + completed + `"{\"Index\":1,\"a\":1}" (17 bytes); it is complete`, complete, ""},
-		{block0, "", "chain" + completed, genesis, ""},
-		{genesis + start, "", "chain" + removed + crash, genesis, ""}, {start, "", "chain" + removed + crash, "", ""},
-		{genesis, start, "draws" + removed + never, genesis, ""},
+		{start, "", "chain" + removed + crash, "", ""}, {genesis, start, "draws" + removed + never, genesis, ""},
 		{complete, record + start, "draws" + removed + never, complete, record},
 		{genesis, record + start, "draws" + removed + crash, genesis, record},           // it was not the head's
 		{complete, records + start, "draws" + removed + crash, complete, records},       // nor here
 		{complete, start, "draws" + removed + crash, complete, ""},                      // which lost records
 		{complete + start, record + start, "draws" + removed + crash, complete, record}, // perhaps of the head
-		{complete, otherRecord + start, "draws" + removed + crash, complete, otherRecord}, {"", start, crash, "", ""},
+		{complete, otherRecord + start, "draws" + removed + crash, complete, otherRecord},
 		{complete, partial, "draws" + completed + `"{\"Index\":1,\"Block\":\"1`, complete, record},
-		{complete, records[:len(records)-1], "draws" + completed, complete, records},
-		{complete, strings.TrimSuffix(drawLine(1, 5, 1), "\n"), "error: draws: these are draws of another chain"},
+		{complete, strings.TrimSuffix(drawLine(1, 5, 1), "\n"), otherChain},
 		{complete, partial + "x", draws + corrupt}, {complete, record + record[:len(record)-1] + "x", draws + corrupt},
-		{complete, record[:40], "draws" + removed, complete, ""},
-		{complete, strings.Replace(record[:40], ":1", ":234", 1), "draws" + removed, complete, ""},
-		{complete, strings.Replace(record[:40], ":1", ":0", 1), draws + foreign},
-		{complete, block1[:14], draws + foreign},
-		{genesis, block0[:12], draws + foreign}, {genesis, genesis, notDraws}, {genesis, partial[1:], draws + foreign},
+		{genesis, genesis, notDraws}, {genesis, thesis, draws + foreign}, {genesis, partial[1:], draws + foreign},
 		{genesis, "\x00" + partial, draws + foreign + ": not a draw record: begins with 1 zero byte"},
 		{block0[:8] + "\x00", start[:8] + "\x00", "chain" + removed, "", ""},
-		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {complete, start, interrupted},
-		{block0 + "x", "", "error: chain: line 1" + corrupt}, {thesis, start, "error: chain: line 1" + foreign},
-		{block0 + " " + block1, "", "error: chain: line 1" + foreign}, {record[:40], "", "error: chain: line 1" + foreign},
+		{genesis + block1 + "x", start, "error: chain: line 2" + corrupt}, {thesis, start, "error: chain: line 1" + foreign},
+		{block0 + " " + block1, "", "error: chain: line 1" + foreign}, {complete, start, interrupted},
 		{"x\n" + start, start, "error: chain: line 1: not a block; repair the file, or move it and the draws away to start"},
-		{genesis + block1, "", interrupted}, {block0, "", interrupted},
 	} {
 		synctest.Test(t, func(t *testing.T) { // so that nothing can hang
 			ctx, wanted := t.Context(), append(row, row[:2]...)[3:]
 			if row[2] == interrupted {
 				ctx = canceled
 			}
-			l := load(t, ctx, row[0], row[1])
-			l.Close()
+			load(t, ctx, row[0], row[1]).Close()
 			want(t, wanted[0], wanted[1], row[2], 1)
 			if _, err := os.Stat("chain"); (err == nil) != (wanted[0] != "") {
 				t.Errorf("%q: an empty chain file is removed; got %v", row, err)
 			}
-			want(t, wanted[0], wanted[1], "error: ", strings.Count(row[2], "error: "))
 		})
 	}
 }
@@ -170,12 +151,13 @@ func skipOnWindows(t *testing.T) {
 }
 
 // TestSave saves a block while one of the files is displaced by a directory. The record is saved first, and once. The
-// ledger retries every second and logs the reason every minute, until the file is restored or Cancel is called. A chain
-// file whose time alone has changed does not delay anything. At the end, all files are closed.
+// ledger retries every second and logs the reason every minute, until the file is restored. A chain file whose time alone
+// has changed does not delay anything. Close waits for the current attempt.
 func TestSave(t *testing.T) {
 	skipOnWindows(t)
 	const before, after = block0 + "\n", block0 + "\n" + block1 + "\ntwo\nthree\n"
 	record1, record2 := drawLine(1, 0, 1), drawLine(2, 1, 2)
+	record3 := drawLine(3, 2, 3, record2)
 	for name, early := range map[string]string{"chain": record1, "draws": ""} { // the records saved meanwhile
 		synctest.Test(t, func(t *testing.T) {
 			l := load(t, t.Context(), before, "")
@@ -195,27 +177,13 @@ func TestSave(t *testing.T) {
 			os.Chtimes("chain", time.Time{}, time.Unix(1, 0))
 			l.Save(entry(2, record2, "two"))
 			wantSaved(t, l)
-			l.Save(Entry{Index: 3, Block: []byte("three")})
+			os.Chtimes("draws", time.Time{}, time.Unix(1, 0))
+			l.Save(entry(3, record3, "three"))
 			wantSaved(t, l)
-			want(t, after, record2, "moved; reopened it, new draws go there\n", 1)
-			os.WriteFile("chain", []byte(strings.ToUpper(after)), 0o644)
-			os.Chtimes("chain", time.Time{}, time.Unix(2, 0)) // the clock may tick too seldom to tell
+			want(t, after, record2+record3, "its time has changed; reopened it, new draws go there\n", 1)
 			l.Save(Entry{Index: 4, Block: []byte("four")})
-			want(t, strings.ToUpper(after), record2, "chain: changed by another program: edited; if ", 1)
-			l.Cancel()
-			os.WriteFile("chain", []byte(after), 0o644)
-			time.Sleep(time.Minute)
-			want(t, after, record2, "after all", 1)
-
-			_, inUse := Open("free", "draws", nil) // opens and closes the first one
-			l.Save(Entry{Index: 5, Block: []byte("five")})
-			l.Close() // waits for the current attempt
-			want(t, after+"five\n", record2, "after all", 1)
-			_, err := Open("draws", "chain", nil)
-			_, freeErr := Open("free", "", nil)
-			if !strings.HasPrefix(fmt.Sprint(inUse), "DRAWS_FILE=") || err != nil || freeErr != nil {
-				t.Error(inUse, err, freeErr)
-			}
+			l.Close()
+			want(t, after+"four\n", record2+record3, "after all", 1)
 		})
 	}
 }
@@ -233,7 +201,6 @@ func TestOtherDraws(t *testing.T) {
 		{before[:len(before)-1], "adding", before + record}, {before + "x", "removing", before + record},
 		{before + record, reopened, before + record}, {before + partial, "adding", before + record},
 		{"a thesis", "draws: last line: no newline, and not "}, {genesis, "draws: last line: not a draw record"},
-		{block0, "not a draw record"}, {before + record[:len(record)-1] + "x", "its newline is corrupt"},
 		{before + drawLine(2, 0, 2, before), "draws: the draw of block 2, the last one, is not the one before this draw; "},
 		{drawLine(1, 0, 1) + "x", "draws: the draw of block 1, the last one, is "},
 	} {
@@ -261,11 +228,10 @@ func TestOtherDraws(t *testing.T) {
 func TestOpen(t *testing.T) {
 	t.Chdir(t.TempDir())
 	dir, _ := os.Getwd()
-	const chain, draws = "set CHAIN_FILE= to keep the chain in memory only", "set DRAWS_FILE= to save no draws"
+	path := filepath.Join(dir, "none", "a")
 	for _, row := range [][4]string{ // both files, how the error begins and ends
-		{"none/a", "", `CHAIN_FILE="none/a": open ` + filepath.Join(dir, "none", "a") + ": ", chain},
-		{"", "none/a", `DRAWS_FILE="none/a": open ` + filepath.Join(dir, "none", "a") + ": ", draws},
-		{".", "", `CHAIN_FILE=".": open ` + dir + ": ", "; choose a file on a local disk that you may write, or " + chain},
+		{"none/a", "", `CHAIN_FILE="none/a": open ` + path + ": ", "or set CHAIN_FILE= to keep the chain in memory only"},
+		{"", "none/a", `DRAWS_FILE="none/a": open ` + path + ": ", "that you may write, or set DRAWS_FILE= to save no draws"},
 		{"a", "a", `DRAWS_FILE="a": `, "already in use by a server; stop that server, or choose another file"},
 	} {
 		_, err := Open(row[0], row[1], nil)
@@ -296,16 +262,13 @@ func TestProgress(t *testing.T) {
 		l.Close()
 	})
 	terminal.SetReadDeadline(time.Now().Add(10 * time.Second))
-	shown := bufio.NewReader(terminal)
-	for _, text := range []string{"loading chain: 50", "loading chain: 100", "verifying chain: 50"} {
-		got := ""
-		for err = nil; err == nil && !strings.HasSuffix(got, text+"%"); {
-			var part string
-			part, err = shown.ReadString('%')
-			got += part
+	shown, buf := "", make([]byte, 1024)
+	for _, text := range []string{"loading chain: 50%", "loading chain: 100%", "verifying chain: 50%"} {
+		for n := 0; err == nil && !strings.Contains(shown, text); shown += string(buf[:n]) {
+			n, err = terminal.Read(buf)
 		}
-		if err != nil {
-			t.Errorf("got %q (%v), want %s", got, err, text)
-		}
+	}
+	if err != nil {
+		t.Errorf("got %q (%v)", shown, err)
 	}
 }

@@ -3,8 +3,7 @@
 // The file is a sequence of lines, each ended by a newline. Bytes after the last newline are a partial line, as a crash
 // leaves it. Append or DropPartial removes it, CompletePartial makes it a line. Each of these changes syncs the file,
 // so that a line is on disk before anyone is sent it, and truncates the file to its previous size if it fails. If
-// that fails too, the next change does it first, so nothing is ever written after a partial line. Callers must check
-// for themselves that a line holds what they wrote.
+// that fails too, what is left is a partial line again, and the next Append removes it before it writes.
 //
 // Open locks the file, but editors ignore locks. So each change checks, before it writes and after its sync, that the
 // file is still as we left it, and fails with ErrChanged if not. If only its time differs, as after touch, its content
@@ -22,6 +21,7 @@ import (
 	"hash/maphash"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -41,23 +41,12 @@ var (
 
 // File is an open file of lines. It has one owner.
 type File struct {
-	name         string
-	disk         disk        // or nil if lines are not saved
-	completeSize int64       // of the complete lines, in bytes
-	size         int64       // with the partial line; bytes after it are left over from a failed change
-	lastInfo     os.FileInfo // the file after our last change, or nil if unknown
-	content      content     // of the complete lines, unless its size is another: then it is unknown
-}
-
-// content is a running hash of the bytes written to it. It detects accidents, and is much faster than decoding lines.
-type content struct {
-	maphash.Hash
-	size int64
-}
-
-func (c *content) Write(p []byte) (int, error) {
-	c.size += int64(len(p))
-	return c.Hash.Write(p)
+	name     string
+	disk     disk         // or nil if lines are not saved
+	size     int64        // of the complete lines, in bytes; what follows them is a partial line
+	lastInfo os.FileInfo  // the file after our last change, or nil if unknown
+	hash     maphash.Hash // of the complete lines; it detects accidents, and is much faster than decoding lines
+	isHashed bool         // or else hash is unknown
 }
 
 // disk is what a File needs of an [os.File].
@@ -77,6 +66,10 @@ func Open(name string) (*File, error) {
 	if name == "" {
 		return &File{}, nil
 	}
+	name, err := filepath.Abs(name) // for errors
+	if err != nil {
+		return nil, err
+	}
 	file, err := openLocked(name)
 	if err != nil {
 		return nil, err
@@ -89,8 +82,8 @@ func Open(name string) (*File, error) {
 	return f, nil
 }
 
-// load sets the sizes of an open file. It syncs the file, because its last writer may have been killed before its own
-// sync, and the directory, because a new file could vanish in a crash.
+// load looks at an open file. It syncs the file, because its last writer may have been killed before its own sync, and
+// the directory, because a new file could vanish in a crash.
 func (f *File) load() error {
 	err := f.rememberInfo()
 	if err == nil && !f.lastInfo.Mode().IsRegular() {
@@ -99,8 +92,7 @@ func (f *File) load() error {
 	if err != nil {
 		return err
 	}
-	f.size = f.lastInfo.Size()
-	f.completeSize, err = completeLines(f.disk, f.size)
+	f.size, err = completeLines(f.disk, f.lastInfo.Size())
 	return cmp.Or(err, f.disk.Sync(), syncDirectory(f.name))
 }
 
@@ -120,70 +112,100 @@ func completeLines(r io.ReaderAt, size int64) (int64, error) {
 	return 0, nil
 }
 
-// Scanner returns a Scanner of the complete lines.
+// Scanner returns a Scanner of the complete lines, which must be read to their end.
 func (f *File) Scanner(maxLine int) *Scanner {
-	f.content = content{}
-	return NewScanner(io.TeeReader(io.NewSectionReader(f.disk, 0, f.completeSize), &f.content), maxLine)
+	f.hash.Reset()
+	f.isHashed = true
+	return NewScanner(io.TeeReader(io.NewSectionReader(f.disk, 0, f.size), &f.hash), maxLine)
+}
+
+// Reader returns a reader of the complete lines and the partial line.
+func (f *File) Reader() *io.SectionReader {
+	if f.lastInfo == nil {
+		return io.NewSectionReader(nil, 0, 0)
+	}
+	return io.NewSectionReader(f.disk, 0, f.lastInfo.Size())
 }
 
 // End returns the last complete line without its newline, or nil if there is none, and the partial line. It reads at
 // most 64 KiB before them. A line of more than maxLine bytes is an error.
-func (f *File) End(maxLine int) (line, partial []byte, err error) {
-	start, err := completeLines(f.disk, max(0, f.completeSize-1))
-	lineSize := f.completeSize - 1 - start
-	if err == nil && max(lineSize, f.PartialSize()) > int64(maxLine) {
-		err = fmt.Errorf("longer than %d bytes", maxLine)
+func End(r *io.SectionReader, maxLine int) (line, partial []byte, err error) {
+	complete, err := completeLines(r, r.Size())
+	start, startErr := completeLines(r, max(0, complete-1))
+	if max(complete-1-start, r.Size()-complete) > int64(maxLine) {
+		startErr = fmt.Errorf("longer than %d bytes", maxLine)
 	}
-	if err != nil || f.size == 0 {
+	if err = cmp.Or(err, startErr); err != nil || r.Size() == 0 {
 		return nil, nil, err
 	}
-	end := make([]byte, f.size-start)
-	_, err = f.disk.ReadAt(end, start)
-	if f.completeSize > 0 {
-		line = end[:lineSize]
+	end := make([]byte, r.Size()-start)
+	_, err = r.ReadAt(end, start)
+	if complete > 0 {
+		line = end[:complete-1-start]
 	}
-	return line, end[f.completeSize-start:], err
+	return line, end[complete-start:], err
 }
 
 // Append adds line, which must not contain a newline, in the place of a partial line. When a change returns nil, it is
 // on disk. When it returns an error, the complete lines are unchanged.
 func (f *File) Append(line []byte) error {
-	if bytes.IndexByte(line, '\n') >= 0 {
-		return errors.New("line contains a newline")
-	}
-	return f.change(f.completeSize, append(bytes.Clone(line), '\n'))
-}
-
-// CompletePartial turns the partial line that Open found into a line. Without a partial line it does nothing.
-func (f *File) CompletePartial() error {
-	if f.PartialSize() == 0 {
+	if f.disk == nil {
 		return nil
 	}
-	return f.change(f.size, []byte{'\n'})
+	if err := f.DropPartial(); err != nil {
+		return err
+	}
+	return f.CompletePartial(line)
 }
 
-// DropPartial removes the partial line, and whatever a failed change has left over.
-func (f *File) DropPartial() error { return f.change(f.completeSize, nil) }
+// CompletePartial turns the partial line into a line. Its argument is the text of it.
+func (f *File) CompletePartial(partial []byte) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	line, previousSize := append(bytes.Clone(partial), '\n'), f.lastInfo.Size()
+	_, err := f.disk.WriteAt(line, f.size)
+	// Look at the file before the sync, which may take long: a change by others meanwhile must not pass for ours.
+	if err = errors.Join(err, f.rememberInfo(), f.disk.Sync()); err != nil {
+		f.truncate(previousSize)
+		return err
+	}
+	before := *f
+	f.hash.Write(line)
+	f.size += int64(len(line))
+	if err = f.check(); err != nil {
+		*f = before // the next change removes the line, if the file has been put back by then
+	}
+	return err
+}
 
-// Size returns the size of the file in bytes.
-func (f *File) Size() int64 { return f.size }
+// DropPartial removes the partial line, or what a failed change has left of its line.
+func (f *File) DropPartial() error {
+	err := f.check()
+	if err == nil && f.lastInfo.Size() > f.size {
+		err = f.truncate(f.size)
+	}
+	return err
+}
 
-// PartialSize returns the size of the partial line in bytes, or 0 if there is none.
-func (f *File) PartialSize() int64 { return f.size - f.completeSize }
+// truncate truncates the file to size. If only the sync fails, the next Append makes up for it with its own.
+func (f *File) truncate(size int64) error {
+	return cmp.Or(f.disk.Truncate(size), f.rememberInfo(), f.disk.Sync(), f.check())
+}
 
-// Close closes the file and releases the lock. Then every change fails with ErrChanged. Closing nil does nothing.
+// rememberInfo looks at the file after a change of ours.
+func (f *File) rememberInfo() (err error) {
+	f.lastInfo, err = f.disk.Stat()
+	return err
+}
+
+// Close closes the file and releases the lock. Then every change fails with ErrChanged.
 func (f *File) Close() error {
-	if f == nil || f.disk == nil {
+	if f.disk == nil {
 		return nil
 	}
 	f.lastInfo = nil // so that the next change looks at the file, and finds it closed
 	return f.disk.Close()
-}
-
-// Reopen closes the file and opens the one that has its name now, as [Open] does.
-func (f *File) Reopen() (*File, error) {
-	f.Close()
-	return Open(f.name)
 }
 
 // check fails with ErrChanged if the file is not as we left it.
@@ -207,15 +229,15 @@ func (f *File) check() error {
 	case info.ModTime().Equal(f.lastInfo.ModTime()) || runtime.GOOS == "windows":
 		// On Windows, the lock prevents edits, and the system may record the time of our last change later.
 		return nil
-	case f.content.size != f.size:
+	case !f.isHashed:
 		change = "its time has changed"
 	default:
 		var now maphash.Hash
-		now.SetSeed(f.content.Seed())
+		now.SetSeed(f.hash.Seed())
 		if _, err := io.Copy(&now, io.NewSectionReader(f.disk, 0, f.size)); err != nil {
 			return err
 		}
-		if now.Sum64() == f.content.Sum64() {
+		if now.Sum64() == f.hash.Sum64() {
 			f.lastInfo = info
 			return nil
 		}
@@ -224,70 +246,10 @@ func (f *File) check() error {
 	return fmt.Errorf("%s: %w: %s", f.name, ErrChanged, change)
 }
 
-// change keeps the complete lines, or also the partial line, and adds the end of a line. It fails with ErrChanged if
-// the file is not as we left it.
-func (f *File) change(keep int64, end []byte) error {
-	if f.disk == nil {
-		return nil
-	}
-	err := f.check()
-	if err == nil && f.lastInfo.Size() > keep {
-		err = f.truncate(keep)
-	}
-	if err != nil || end == nil {
-		return err
-	}
-	start := make([]byte, keep-f.completeSize) // of the line
-	if _, err = f.disk.ReadAt(start, f.completeSize); err != nil {
-		return err
-	}
-	_, err = f.disk.WriteAt(end, keep)
-	// Look at the file before the sync, which may take long: a change by others meanwhile must not pass for ours.
-	if err = errors.Join(err, f.rememberInfo(), f.disk.Sync()); err != nil {
-		f.truncate(f.size) // if this fails, the next change tries again
-		return err
-	}
-	before := *f
-	f.content.Write(start)
-	f.content.Write(end)
-	f.completeSize = keep + int64(len(end))
-	f.size = f.completeSize
-	if err = f.check(); err != nil {
-		*f = before // the next change removes the line, if the file has been put back by then
-	}
-	return err
-}
-
-// truncate truncates the file to size. If only the sync fails, the next Append makes up for it with its own.
-func (f *File) truncate(size int64) error {
-	if err := f.disk.Truncate(size); err != nil {
-		return err
-	}
-	f.size = size
-	return cmp.Or(errors.Join(f.rememberInfo(), f.disk.Sync()), f.check())
-}
-
-// rememberInfo looks at the file after a change of ours.
-func (f *File) rememberInfo() (err error) {
-	f.lastInfo, err = f.disk.Stat()
-	return err
-}
-
 // Snapshot is a file as it was when it was opened. The file may be in use, and may grow meanwhile.
 type Snapshot struct {
 	*io.SectionReader
 	io.Closer
-}
-
-// Partial returns the partial line, or its first maxLine bytes, or nil if there is none or reading fails.
-func (s *Snapshot) Partial(maxLine int) []byte {
-	complete, err := completeLines(s, s.Size())
-	if err != nil {
-		return nil
-	}
-	partial := make([]byte, min(s.Size()-complete, int64(maxLine)))
-	n, _ := s.ReadAt(partial, complete)
-	return partial[:n]
 }
 
 // openSnapshot opens a file for reading up to its current size. It does not open os.DevNull, which is empty, because a

@@ -618,10 +618,10 @@ func TestDays(t *testing.T) {
 			if rand.IntN(2) == 0 {
 				first, second = bob, alice
 			}
-			first.propose(round)
+			first.propose(validBPM)
 			visitor.send(inputs[rand.IntN(len(inputs))])
 			[]func(){visitor.endInput, visitor.disconnect, visitor.reset}[round%3]()
-			second.propose(round + 1)
+			second.propose(validBPM + 1)
 			time.Sleep(n.Round) // the broadcast comes after the block
 			text = eve.next()
 			m := find(t, won, text)

@@ -757,8 +757,8 @@ func TestRestart(t *testing.T) {
 		blocks    int // that are left in the file
 		cut, draw string
 	}{
-		{3, "", "no block has been drawn yet\n"}, {4, "\n", "block 3: ticket "},
-		{4, "", "block 4 was drawn last, but is not in the chain\n"},
+		{3, "", "no block has been drawn yet\n"}, {4, "\n", "\nblock 3: ticket "},
+		{4, "", "\nblock 4 was drawn last, but is not in the chain\n"},
 	} {
 		lines := strings.SplitAfter(read(s.ChainFile), "\n")[:test.blocks]
 		write(s.ChainFile, strings.TrimSuffix(strings.Join(lines, ""), test.cut))

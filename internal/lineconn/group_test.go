@@ -4,35 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// All members except one get an announcement, each followed by its prompt, even if the others read nothing. Members at
-// the same prompt share the message.
-func TestAnnounce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := NewGroup(time.Hour)
-		var conns [101]*pipeConn
-		for i := range conns {
-			conns[i] = newPipeConn(t)
-			conns[i].SetPrompt([]string{"A?", "B?"}[i%2])
-			g.Add(conns[i].Conn)
-		}
-		members, except := conns[:100], conns[100]
-		g.Announce([]byte("news"), except.Conn)
-		if synctest.Wait(); members[0].queue[0] != members[2].queue[0] {
-			t.Error("two members do not share the message")
-		}
-		for _, c := range slices.Backward(members) {
-			c.wantOutput(t, everything, "news"+c.prompt)
-		}
-		except.wantOutput(t, everything, "")
-	})
-}
 
 // The interval of each member starts when it is added, and Due fires for the next member. EndAll ends all members.
 func TestBroadcast(t *testing.T) {

@@ -244,8 +244,7 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
-// flush waits until everything that was sent is written, or the connection has failed. If last is true, it waits for
-// End first.
+// flush waits until all messages, if last is true even the last one, are written, or the connection has failed.
 func (c *Conn) flush(last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

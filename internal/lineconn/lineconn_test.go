@@ -186,8 +186,7 @@ func TestClose(t *testing.T) {
 		hangUpAfter, closedAfter time.Duration // closed then, or one chunkInterval later
 	}{
 		{input: 100, hangUpAfter: 30 * time.Millisecond, closedAfter: 40 * time.Millisecond},
-		{input: 128 << 10, hangUpAfter: time.Hour, closedAfter: time.Second}, // more than the kernel holds
-		{input: 256 << 10, hangUpAfter: time.Hour, closedAfter: time.Second}, // too much
+		{input: 256 << 10, hangUpAfter: time.Hour, closedAfter: time.Second}, // half of it is more than the kernel holds
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newPipeConn(t)
@@ -281,36 +280,5 @@ func TestLastMessageArrives(t *testing.T) {
 	c.Close()
 	if got, err := io.ReadAll(peer); string(got) != last || err != nil {
 		t.Errorf("the peer got %d bytes, %v; want %d and the end", len(got), err, len(last))
-	}
-}
-
-// A peer gets whole messages, in the order of each sender.
-func TestManySenders(t *testing.T) {
-	for range 12 {
-		ours, peer := tcp(t)
-		c := NewConn(ours)
-		var sent, got [6]string // by each sender in all
-		var sending sync.WaitGroup
-		for sender := range sent {
-			sending.Go(func() {
-				for n := range 100 {
-					text := fmt.Sprintln(sender, n, x(n*7%30+n/99*20000)) // the last is large
-					sent[sender] += text
-					c.Show([]byte(text))
-				}
-			})
-		}
-		go func() {
-			sending.Wait()
-			c.End("")
-			c.Close()
-		}()
-		output, err := io.ReadAll(peer)
-		for line := range strings.Lines(string(output)) {
-			got[line[0]-'0'] += line
-		}
-		if got != sent || err != nil {
-			t.Errorf("got %.100q, %v; want %.100q", got, err, sent)
-		}
 	}
 }

@@ -42,17 +42,14 @@ func (l *testListener) Accept() (net.Conn, error) {
 func (l *testListener) SetDeadline(t time.Time) error { l.deadline = t; return nil }
 func (l *testListener) Close() error                  { l.accepted <- net.ErrClosed; return nil }
 
-// logBuffer is what a server has logged.
-type logBuffer struct{ bytes.Buffer }
-
-// want checks the lines that were logged since the last call.
-func (b *logBuffer) want(t *testing.T, lines ...string) {
+// wantLog checks the lines that were logged since the last call.
+func wantLog(t *testing.T, logged *bytes.Buffer, lines ...string) {
 	t.Helper()
 	synctest.Wait()
-	if got, want := strings.TrimSpace(b.String()), strings.Join(lines, "\n"); got != want {
+	if got, want := strings.TrimSpace(logged.String()), strings.Join(lines, "\n"); got != want {
 		t.Errorf("logged %q, want %q", got, want)
 	}
-	b.Reset()
+	logged.Reset()
 }
 
 // After an error, Accept is retried in 5 ms, then after twice as long each time, up to a second. A connection resets
@@ -60,7 +57,7 @@ func (b *logBuffer) want(t *testing.T, lines ...string) {
 // that, a listener that nobody visits for hours waits in one call of Accept. Serve returns as soon as it is canceled.
 func TestAcceptErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, logged, handled := &testListener{accepted: make(chan any)}, &logBuffer{}, 0
+		l, logged, handled := &testListener{accepted: make(chan any)}, &bytes.Buffer{}, 0
 		s := &Server{Log: log.New(logged, "", 0), Handle: func(net.Conn, netip.Prefix) { handled++ }}
 		ctx, cancel := context.WithCancel(t.Context())
 		served := make(chan bool)
@@ -82,7 +79,7 @@ func TestAcceptErrors(t *testing.T) {
 		for i, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
 			fail(errno, 0, 5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000)
 			advice := []string{"; raise the limit (ulimit -n)", ""}[i]
-			logged.want(t, "cannot accept connections: accept tcp: "+errno.Error()+advice+
+			wantLog(t, logged, "cannot accept connections: accept tcp: "+errno.Error()+advice+
 				"; retrying, connected clients are not affected")
 			time.Sleep(1900 * time.Millisecond)
 			l.accepted <- conn
@@ -91,9 +88,9 @@ func TestAcceptErrors(t *testing.T) {
 				l.accepted <- conn
 			}
 			time.Sleep(time.Second - time.Nanosecond)
-			logged.want(t)
+			wantLog(t, logged)
 			time.Sleep(time.Nanosecond)
-			logged.want(t, "accepting connections again")
+			wantLog(t, logged, "accepting connections again")
 			time.Sleep(10 * time.Hour)
 		}
 		fail(syscall.ENFILE, 0)
@@ -113,7 +110,7 @@ func TestLimits(t *testing.T) {
 	const full = "the server is full: 4 connections, up to 2 from one address (10.0.0.7)"
 	const notFull = "the server is no longer full"
 	synctest.Test(t, func(t *testing.T) {
-		logged := &logBuffer{}
+		logged := &bytes.Buffer{}
 		s := &Server{MaxConns: 4, MaxPerAddress: 2, Log: log.New(logged, "", 0), from: map[netip.Prefix]usage{}}
 		seven, eight, exempt := netip.MustParsePrefix("10.0.0.7/32"), netip.MustParsePrefix("10.0.0.8/32"), netip.Prefix{}
 		connect := func(n int, from netip.Prefix, want error, log ...string) {
@@ -123,12 +120,12 @@ func TestLimits(t *testing.T) {
 					t.Errorf("a connection from %v gets %v, want %v", from, err, want)
 				}
 			}
-			logged.want(t, log...)
+			wantLog(t, logged, log...)
 		}
 		disconnect := func(from netip.Prefix, log ...string) {
 			t.Helper()
 			s.release(from)
-			logged.want(t, log...)
+			wantLog(t, logged, log...)
 		}
 		connect(2, seven, nil)
 		connect(2, seven, ErrAddressFull, "too many connections from 10.0.0.7 (2); refusing more")

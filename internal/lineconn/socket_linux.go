@@ -8,8 +8,7 @@ import (
 // Options that package syscall lacks on some processors. Their numbers are the same on all.
 const tcpUserTimeout, tcpRTOMax = 18, 44
 
-// setOptions sets the options for untrusted peers on a listening socket, whose connections inherit them. It returns the
-// failures, each followed by a semicolon and a space.
+// setOptions sets the options that connections inherit from a listening socket. It returns each failure, with "; ".
 func setOptions(raw syscall.RawConn) (missing string) {
 	raw.Control(func(fd uintptr) {
 		set := func(level, option, value int, failure string) {

@@ -28,9 +28,10 @@ func TestListenOptions(t *testing.T) {
 		raw.Control(func(fd uintptr) { value, _ = syscall.GetsockoptInt(int(fd), level, name) })
 		return value
 	}
-	const bufLock = 72 // 3 means that neither buffer grows
+	const bufLock, neither = 72, 3 // SO_BUF_LOCK: neither buffer grows
 	for name, want := range map[int]int{
-		syscall.SO_OOBINLINE: 1, syscall.SO_SNDBUF: 128 << 10, syscall.SO_RCVBUF: 48 << 10, bufLock: 3, syscall.SO_KEEPALIVE: 1,
+		syscall.SO_SNDBUF: 128 << 10, syscall.SO_RCVBUF: 48 << 10, bufLock: neither,
+		syscall.SO_OOBINLINE: 1, syscall.SO_KEEPALIVE: 1,
 	} {
 		if got := option(ours, syscall.SOL_SOCKET, name); got != want {
 			t.Errorf("socket option %d is %d, want %d", name, got, want)
@@ -78,7 +79,6 @@ func TestProgressInSendBuffer(t *testing.T) {
 		}
 		c.Tell("hello") // is not progress
 		start := time.Now()
-		wantErr(t, c.Conn, nil)
 		_, err := c.ReadLine()
 		if took := time.Since(start); err != ErrStalled || took < 29*time.Second || took > 31*time.Second {
 			t.Errorf("disconnected after %v: %v; want 30 s", took, err)

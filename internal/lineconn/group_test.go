@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// The interval of each member starts when it is added, and Due fires for the next member. EndAll ends all members.
-func TestBroadcast(t *testing.T) {
+// The interval of each member starts when it is added, and Due fires for the next member. EndAll ends all members. An
+// announcement does not wait for members that read nothing.
+func TestGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start, g, f := time.Now(), NewGroup(10*time.Second), NewFeed("[", "]", 0)
 		f.Add([]byte("x"))
@@ -43,7 +44,12 @@ func TestBroadcast(t *testing.T) {
 		b.wantOutput(t, everything, "")
 		wantErr(t, a.Conn, errEnded)
 		time.Sleep(time.Minute)
+		for range 100 { // more than processors
+			g.Add(newPipeConn(t).Conn)
+		}
 		g.Add(b.Conn)
+		g.Announce([]byte("news"), nil)
+		b.wantOutput(t, everything, "newsB?")
 		wantDue(115, "", "[x]B?")
 	})
 }

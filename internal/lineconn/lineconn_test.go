@@ -133,7 +133,9 @@ func TestStallTimeout(t *testing.T) {
 		if line := readLine(slow); line != "1" {
 			t.Fatalf("got the line %q", line)
 		}
-		slow.broadcast(text)
+		if slow.broadcast(text); len(slow.queue[0].parts) == 1 {
+			t.Error("each peer gets a copy of the snapshot, which costs memory")
+		}
 		for range 3 { // more than may be pending
 			other.Tell("%s", x(100<<10))
 			other.wantOutput(t, everything, x(100<<10))
@@ -152,8 +154,7 @@ func TestStallTimeout(t *testing.T) {
 		slow.wantOutput(t, len(text)-100+len(messages+"newest"), text[100:]+messages+"newest")
 		start := time.Now()
 		line := readLine(slow)
-		took := time.Since(start)
-		if line != "(the client did not keep up)" || (took-30*time.Second).Abs() > time.Second { // a step
+		if took := time.Since(start); line != "(the client did not keep up)" || (took-30*time.Second).Abs() > time.Second {
 			t.Errorf("got the line %q after %v", line, took)
 		}
 	})
@@ -213,7 +214,7 @@ func TestClose(t *testing.T) {
 }
 
 // End and a network error make a waiting ReadLine return, and every later call, even if there is more input. They also
-// make Close return, after a network error immediately. The test fails if a goroutine is left behind.
+// make Close return. The test fails if a goroutine is left behind.
 func TestEnds(t *testing.T) {
 	for want, end := range map[error]func(c *pipeConn){
 		errEnded:         func(c *pipeConn) { c.End("") },
@@ -224,7 +225,7 @@ func TestEnds(t *testing.T) {
 			go io.WriteString(pasted.peer, "1\n2\n")
 			readLine(pasted)
 			unread.End("bye")
-			conns, start := []*pipeConn{waiting, pasted, silent, unread}, time.Now()
+			conns := []*pipeConn{waiting, pasted, silent, unread}
 			time.AfterFunc(time.Second, func() {
 				for _, c := range conns {
 					end(c)
@@ -238,9 +239,6 @@ func TestEnds(t *testing.T) {
 			}
 			for _, c := range conns {
 				c.Close()
-			}
-			if took := time.Since(start); took != time.Second && want != errEnded {
-				t.Errorf("Close has returned after %v", took)
 			}
 		})
 	}

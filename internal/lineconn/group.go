@@ -1,13 +1,13 @@
 package lineconn
 
 import (
+	"runtime"
 	"slices"
 	"time"
 )
 
 // Group is a set of connections that get the same announcements and broadcasts. It has one owner, which alone sets the
-// prompts of the members. Other goroutines may call Tell and Show on a member while the owner does not set its prompt.
-// No method of a Group waits for a peer.
+// prompts of the members. No method of a Group waits for a peer.
 type Group struct {
 	Due     *time.Timer // fires when Broadcast has a member to send to
 	every   time.Duration
@@ -31,20 +31,17 @@ func (g *Group) Add(c *Conn) {
 
 // Remove removes c from the group. It reports whether c was a member.
 func (g *Group) Remove(c *Conn) bool {
-	i := slices.Index(g.members, c)
-	if i < 0 {
-		return false
-	}
-	g.members = slices.Delete(g.members, i, i+1)
-	return true
+	before := len(g.members)
+	g.members = slices.DeleteFunc(g.members, func(member *Conn) bool { return member == c })
+	return len(g.members) < before
 }
 
-// Announce shows a text to every member except one, which may be nil. The message for each prompt is built once and
-// shared by all members at that prompt, which saves memory and time. It is in all queues before the first write, so
-// that members get it close together.
+// Announce shows a text to every member except one, which may be nil. All members at a prompt share one message, and
+// there are as many writing goroutines as processors, which saves memory and time. The message is in all queues before
+// the first write, so that members get it close together.
 func (g *Group) Announce(text []byte, except *Conn) {
 	byPrompt := map[string]*message{}
-	ready := make([]*Conn, 0, len(g.members))
+	ready := make(chan *Conn, len(g.members))
 	for _, c := range g.members {
 		if c == except {
 			continue
@@ -52,24 +49,31 @@ func (g *Group) Announce(text []byte, except *Conn) {
 		if byPrompt[c.prompt] == nil {
 			byPrompt[c.prompt] = newMessage(text, []byte(c.prompt))
 		}
-		ready = c.enqueue(byPrompt[c.prompt], false, ready)
+		if c.enqueue(byPrompt[c.prompt], false) {
+			ready <- c
+		}
 	}
-	startWriting(ready)
+	close(ready)
+	for range runtime.GOMAXPROCS(0) {
+		go func() {
+			for c := range ready {
+				c.write(false)
+			}
+		}()
+	}
 }
 
 // Broadcast shows the snapshot of a feed to the members whose broadcasts are due.
 func (g *Group) Broadcast(f *Feed) {
 	now, parts := time.Now(), f.snapshot()
-	var ready []*Conn
 	for len(g.members) > 0 && !g.members[0].due.After(now) {
 		c := g.members[0]
 		m := newMessage(append(parts, []byte(c.prompt))...)
-		m.cost, m.snapshot = 0, true
-		ready = c.enqueue(m, false, ready)
+		m.cost = 0 // its texts are in memory anyway
+		c.send(m, false)
 		c.due = now.Add(g.every)
 		g.members = append(g.members[1:], c)
 	}
-	startWriting(ready)
 	if len(g.members) > 0 {
 		g.Due.Reset(g.members[0].due.Sub(now))
 	}
@@ -77,17 +81,14 @@ func (g *Group) Broadcast(f *Feed) {
 
 // EndAll removes every member and ends its connection with the same last message.
 func (g *Group) EndAll(text string) {
-	last, ready := newMessage([]byte(text)), []*Conn(nil)
 	for _, c := range g.members {
-		ready = c.enqueue(last, true, ready)
+		c.End(text)
 	}
-	startWriting(ready)
 	g.members = nil
 }
 
-// Feed holds the newest texts of a growing sequence. Its snapshot is a text that shows them. At most one snapshot waits
-// in a peer's queue. Stored bytes are never changed or moved, so that snapshots share them: however long the sequence
-// and however many peers are slow, the texts are in memory only once. A Feed has one owner.
+// Feed holds the newest texts of a growing sequence. Its snapshot is a text that shows them. Stored bytes are never
+// changed or moved, so that snapshots share them: the texts are in memory only once. A Feed has one owner.
 type Feed struct {
 	open, end string
 	limit     int      // number of texts in a snapshot; 0 means all
@@ -95,8 +96,7 @@ type Feed struct {
 	sizes     []int    // size of each text and its comma; empty if there is no limit
 }
 
-// pieceSize is how many bytes a piece of a Feed takes, except one for a longer text.
-const pieceSize = 1 << 20
+const pieceSize = 1 << 20 // bytes that a piece of a Feed takes, except one for a longer text
 
 // NewFeed returns a feed whose snapshots show the newest limit texts, separated by commas, between open and end. A
 // limit of 0 means all texts.
@@ -110,10 +110,9 @@ func (f *Feed) Add(text []byte) {
 		last++
 	}
 	f.pieces[last] = append(append(f.pieces[last], text...), ',')
-	if f.limit == 0 {
-		return
+	if f.limit > 0 {
+		f.sizes = append(f.sizes, size)
 	}
-	f.sizes = append(f.sizes, size)
 	if len(f.sizes) > f.limit {
 		f.pieces[0], f.sizes = f.pieces[0][f.sizes[0]:], f.sizes[1:]
 		if len(f.pieces[0]) == 0 {

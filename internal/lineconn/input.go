@@ -1,6 +1,7 @@
 package lineconn
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -21,32 +22,25 @@ const (
 var ErrTooLong = fmt.Errorf("the line is too long (at most %d bytes)", MaxLine)
 
 // ReadLine returns the next line as it was typed: without erased characters, escape sequences and telnet commands, and
-// without what is blank at its ends. Before it reads, it waits until everything sent to the peer is written. So a peer
-// must read to be read from. The last line of the input may lack its end; after it, the error is io.EOF. Once a line
-// has more than MaxLine bytes, ReadLine returns the first MaxLine with ErrTooLong and discards the rest, in which
-// erasing has no effect. A peer that sends more than a person types or pastes is slowed down. After End, and on a
-// failed connection, the error is not io.EOF.
+// without what is blank at its ends. Of a line of more than MaxLine bytes, in which later keys do not erase, it returns
+// the first MaxLine with ErrTooLong. Before it reads, it waits until everything sent to the peer is written. So a peer
+// must read to be read from. The last line of the input may lack its end; after it, the error is io.EOF. After End, and
+// on a failed connection, it is another one. A peer that sends more than a person types or pastes is slowed down.
 func (c *Conn) ReadLine() (string, error) {
-	c.flush()
+	c.flush(false)
 	line, complete := c.scan(nil)
-	for !complete && !c.inputEnded && c.Err() == nil {
-		c.flush() // of answers to telnet
-		n, err := c.net.Read(c.buffer[:])
-		c.inputEnded = err == io.EOF
-		if err != nil && !c.inputEnded && c.Err() == nil {
+	for n, err := 0, error(nil); !complete && err == nil; {
+		c.flush(false) // answers to telnet
+		if n, err = c.net.Read(c.buffer[:]); err != nil && err != io.EOF && c.Err() == nil {
 			c.closeBecause(err)
 		}
 		c.unread = c.buffer[:n]
-		line, complete = c.scan(line)
-		if !complete {
+		if line, complete = c.scan(line); !complete {
 			c.throttle()
 		}
 	}
-	if err := c.Err(); err != nil {
-		return "", err
-	}
-	if !complete && len(line) == 0 {
-		return "", io.EOF
+	if err := c.Err(); err != nil || !complete && len(line) == 0 {
+		return "", cmp.Or(err, io.EOF)
 	}
 	c.throttle()
 	if len(line) > MaxLine {
@@ -60,7 +54,7 @@ func blank(r rune) bool {
 	return unicode.IsSpace(r) || unicode.In(r, unicode.Cf, unicode.Variation_Selector)
 }
 
-// scan moves input from unread to line, up to the end of a line. It reports whether the line is complete or too long.
+// scan moves input from unread to line, up to the end of the line, and reports whether that is reached.
 func (c *Conn) scan(line []byte) ([]byte, bool) {
 	for len(c.unread) > 0 {
 		was := c.state
@@ -71,11 +65,9 @@ func (c *Conn) scan(line []byte) ([]byte, bool) {
 			c.send(newMessage([]byte{iac, byte(wont), b}), false)
 		case was == will:
 			c.send(newMessage([]byte{iac, byte(dont), b}), false)
-		case !typed:
-		case c.skipLine:
-			c.skipLine = b != '\n'
-		case b == '\n':
+		case b == '\n' && typed:
 			return line, true
+		case !typed, len(line) > MaxLine:
 		case b == del, b == backspace:
 			_, size := utf8.DecodeLastRune(line)
 			line = line[:len(line)-size]
@@ -83,9 +75,6 @@ func (c *Conn) scan(line []byte) ([]byte, bool) {
 			line = line[:0]
 		default:
 			line = append(line, b)
-			if c.skipLine = len(line) > MaxLine; c.skipLine {
-				return line, true
-			}
 		}
 	}
 	return line, false
@@ -94,12 +83,9 @@ func (c *Conn) scan(line []byte) ([]byte, bool) {
 // throttle limits the rate of input: after a burst, it sleeps so that one chunk takes one chunkInterval. A chunk is a
 // line, or one Read that completes no line.
 func (c *Conn) throttle() {
-	now := time.Now()
-	if c.nextFree.Before(now) {
-		c.nextFree = now
-	}
-	c.nextFree = c.nextFree.Add(chunkInterval)
-	time.Sleep(c.nextFree.Sub(now) - burst*chunkInterval)
+	ahead := max(0, time.Until(c.nextFree)) + chunkInterval
+	c.nextFree = time.Now().Add(ahead)
+	time.Sleep(ahead - burst*chunkInterval)
 }
 
 // state says what the next byte of the input may be: typed at a keyboard, which also sends escape sequences, or part of
@@ -114,7 +100,6 @@ const (
 	title         // follows ESC ], which sets the title of a window; BEL or ESC \ is its end
 	command       // follows IAC
 	inside        // between IAC SB and IAC SE, where programs exchange options
-	leaving       // follows IAC in there
 
 	will, wont, do, dont state = 251, 252, 253, 254 // an option, which follows IAC and this code
 )
@@ -131,20 +116,18 @@ func (s *state) next(b byte) (key byte, typed bool) {
 	was := *s
 	*s = text
 	switch {
-	case was >= will, was == leaving && b == se:
-	case was == inside && b == iac:
-		*s = leaving
-	case was == inside, was == leaving, was == command && b == sb:
-		*s = inside
+	case was >= will:
 	case was == command && b == ec:
 		return del, true
 	case was == command && b == el:
 		return ctrlU, true
 	case was == command && byte(will) <= b && b < iac:
 		*s = state(b)
-	case was == command && se <= b && b < iac:
 	case was != command && b == iac: // IAC IAC is the byte 255
 		*s = command
+	case was == inside, was == command && b == sb:
+		*s = inside
+	case was == command && se <= b && b < iac:
 	case was == afterCR && (b == '\n' || b == 0):
 	case was == escape && '0' <= b && b <= '9': // Escape or Alt, pressed by mistake
 		return b, true

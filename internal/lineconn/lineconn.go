@@ -2,19 +2,17 @@
 // fast, send endless lines, read nothing, close one side of the connection or vanish.
 //
 // A [Server] accepts connections. One goroutine per connection reads its input, by calling [Conn.ReadLine]. Output goes
-// to a queue, which never blocks. Temporary goroutines write it, one for each processor and not for each connection. So
-// an idle connection costs one goroutine (its reader) and a few hundred bytes. If the kernel does not accept a write
-// immediately, one more goroutine finishes it. So a stalled peer delays no other peer.
+// to a queue, which never blocks, and which a temporary goroutine writes. So an idle connection costs one goroutine and
+// a few hundred bytes, and a stalled peer delays no other peer.
 //
 // A peer that accepts some output every 10 s is slow, but not stalled, and stays connected unless more than MaxPending
-// is pending. Before Linux 6.15, the kernel also disconnects a peer whose receive buffer stays almost full for 50 s.
-//
-// Everything works best on Linux. Elsewhere each message takes a goroutine while it is written, and a peer must accept
-// some kilobytes to count as slow (on Windows, 16 KiB every 30 s). The system decides how much input it buffers, and
-// how soon it notices a vanished peer.
+// is pending. Before Linux 6.15, the kernel also disconnects a peer whose receive buffer stays almost full for 50 s. On
+// other systems, a peer must accept some kilobytes to count as slow (on Windows, 16 KiB every 30 s), and the system
+// decides how much input it buffers, and how soon it notices a vanished peer.
 package lineconn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,22 +21,18 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 const (
 	// MaxPending is the limit of pending messages in bytes. A peer that exceeds it is disconnected. A message counts as
-	// its text plus messageCost, even if peers share the text, because each may be the last that has it. Only a
-	// snapshot does not count: its texts are in memory anyway.
+	// its text plus messageCost, even if peers share the text, because each may be the last that has it.
 	MaxPending = 256 << 10
 
 	messageCost  = 128              // bytes, about what a message takes besides its text
 	maxWrite     = 16 << 10         // bytes in a blocking write; few, because on Windows it must end within stallTimeout
-	joinLimit    = 16 << 10         // bytes up to which the parts of a message are joined, so that one write sends them
 	stallTimeout = 30 * time.Second // leaves a slow peer, which accepts something every 10 s, time to spare
 )
 
@@ -53,8 +47,8 @@ func Listen(addr string, l *log.Logger) (*net.TCPListener, error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6},
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			if missing := setOptions(raw); len(missing) > 0 {
-				l.Printf("%s; the server works without", strings.Join(missing, "; "))
+			if missing := setOptions(raw); missing != "" {
+				l.Printf("%sthe server works without", missing)
 			}
 			return nil
 		},
@@ -65,44 +59,20 @@ func Listen(addr string, l *log.Logger) (*net.TCPListener, error) {
 	return tcp, err
 }
 
-// startWriting has the pending messages of conns written. It waits for nothing. As many goroutines as processors take
-// one connection after the other, so that all of them finish together.
-func startWriting(conns []*Conn) {
-	var taken atomic.Int64
-	for range min(len(conns), runtime.GOMAXPROCS(0)) {
-		go func() {
-			for i := taken.Add(1); i <= int64(len(conns)); i = taken.Add(1) {
-				conns[i-1].writeReady()
-			}
-		}()
-	}
-}
-
-// writeReady writes the pending messages, as far as the kernel accepts them immediately. If the kernel accepts nothing,
-// for whatever reason, a blocking write takes over.
-func (c *Conn) writeReady() {
-	n := 0
-	for p := c.next(0); p != nil; p = c.next(n) {
-		if n = writeNow(c.raw, p); n == 0 {
-			go c.writeBlocking()
-			return
-		}
-	}
-}
-
 // A message is sent as a whole. Peers may share a message and its bytes, which never change.
 type message struct {
-	parts    [][]byte
-	cost     int  // bytes that the message counts toward MaxPending
-	snapshot bool // whether a newer snapshot replaces the message in a queue
+	parts [][]byte
+	cost  int // bytes that the message counts toward MaxPending; 0 for a snapshot, which a newer one replaces
 }
+
+func (m *message) isSnapshot() bool { return m.cost == 0 }
 
 func newMessage(parts ...[]byte) *message {
 	m := &message{parts: parts, cost: messageCost}
 	for _, p := range parts {
 		m.cost += len(p)
 	}
-	if m.cost <= joinLimit {
+	if m.cost <= maxWrite { // one write sends it, not one for each part
 		m.parts = [][]byte{slices.Concat(parts...)}
 	}
 	return m
@@ -121,20 +91,17 @@ type Conn struct {
 
 	mu      sync.Mutex // guards the fields below; never held while waiting
 	changed sync.Cond  // signals that all is written, or that err is set
-	writing bool       // whether a goroutine has taken charge of the queue
 	ended   bool       // whether End was called
 	err     error      // why the connection is closed, or nil
-	queue   []*message // pending messages; the first one is being written
-	offset  int        // of the next byte to write in it
+	queue   []*message // pending messages; unless it is nil, one goroutine is in charge of writing them
+	offset  int        // of the next byte to write in the first one
 	pending int        // cost of queue
 
 	// Owned by the reader.
-	buffer     [readBuffer]byte
-	unread     []byte    // the rest of the input in buffer
-	nextFree   time.Time // when the rate limit has forgotten the input so far
-	inputEnded bool
-	skipLine   bool // whether to discard input up to the end of the line
-	state      state
+	buffer   [readBuffer]byte
+	unread   []byte    // the rest of the input in buffer
+	nextFree time.Time // when the rate limit has forgotten the input so far
+	state    state
 }
 
 // NewConn returns a connection that uses c and owns it.
@@ -153,8 +120,8 @@ func NewConn(c net.Conn) *Conn {
 	return conn
 }
 
-// Tell sends a text to the peer, formatted as by fmt.Sprintf, followed by the prompt. Once the connection has ended or
-// failed, Tell and Show do nothing.
+// Tell sends a formatted text to the peer, followed by the prompt. After End, and on a failed connection, Tell and Show
+// do nothing.
 func (c *Conn) Tell(format string, args ...any) { c.Show(fmt.Appendf(nil, format, args...)) }
 
 // Show sends a text to the peer, followed by the prompt. The bytes of the text must not change afterwards.
@@ -164,35 +131,34 @@ func (c *Conn) Show(text []byte) { c.send(newMessage(text, []byte(c.prompt)), fa
 func (c *Conn) End(text string) { c.send(newMessage([]byte(text)), true) }
 
 // send sends m, which is the last message if last is true.
-func (c *Conn) send(m *message, last bool) { startWriting(c.enqueue(m, last, nil)) }
+func (c *Conn) send(m *message, last bool) {
+	if c.enqueue(m, last) {
+		go c.write(true)
+	}
+}
 
-// enqueue adds m to the queue. If no goroutine is writing, it also adds c to ready, the connections for which the
-// caller must call startWriting. It returns ready. If too much is pending, it disconnects the peer.
-func (c *Conn) enqueue(m *message, last bool, ready []*Conn) []*Conn {
+// enqueue adds m to the queue, and reports whether the queue was empty. Then the caller must start write. If too
+// much is pending, enqueue disconnects the peer.
+func (c *Conn) enqueue(m *message, last bool) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil || c.ended {
-		return ready
+		return false
 	}
 	if last {
 		c.ended = true
 		c.net.SetReadDeadline(time.Unix(1, 0)) // ends a Read; Close sets its own deadline later
 	}
-	if m.snapshot && c.writing {
-		waiting := slices.DeleteFunc(c.queue[1:], func(old *message) bool { return old.snapshot })
-		c.queue = c.queue[:1+len(waiting)]
+	if m.isSnapshot() && c.queue != nil { // the first message may be written in part
+		c.queue = append(c.queue[:1], slices.DeleteFunc(c.queue[1:], (*message).isSnapshot)...)
 	}
 	if c.pending+m.cost > MaxPending {
 		c.fail(ErrStalled)
-		return ready
+		return false
 	}
 	c.queue = append(c.queue, m)
 	c.pending += m.cost
-	if !c.writing {
-		c.writing = true
-		ready = append(ready, c)
-	}
-	return ready
+	return len(c.queue) == 1
 }
 
 // next notes that n more bytes are written, and returns the bytes to write next. It returns nil when all is written;
@@ -213,17 +179,24 @@ func (c *Conn) next(n int) []byte {
 		c.queue, c.offset = slices.Delete(c.queue, 0, 1), 0
 	}
 	c.queue = nil // frees the memory of a long queue
-	c.writing = false
 	c.changed.Broadcast()
 	return nil
 }
 
-// writeBlocking writes the pending messages as fast as the peer accepts them. If the peer accepts nothing for
-// stallTimeout, it is disconnected. This time is counted in steps, so that a pause of this process counts as one step
-// at most. If there is only one step, any timeout disconnects the peer.
-func (c *Conn) writeBlocking() {
-	n, idle, unsent := 0, 0, unsentBytes(c.raw)
+// write writes the pending messages. If wait is false, another goroutine takes over when the kernel accepts nothing
+// immediately. If the peer accepts nothing for stallTimeout, it is disconnected. This time is counted in steps, so that
+// a pause of this process counts as one step at most. If there is only one step, any timeout disconnects the peer.
+func (c *Conn) write(wait bool) {
+	n, idle, unsent := 0, 0, 0
 	for p := c.next(0); p != nil; p = c.next(n) {
+		if n = writeNow(c.raw, p); n > 0 {
+			idle = 0
+			continue
+		}
+		if !wait {
+			go c.write(true)
+			return
+		}
 		var err error
 		c.net.SetWriteDeadline(time.Now().Add(stallTimeout / time.Duration(c.steps)))
 		n, err = c.net.Write(p[:min(len(p), maxWrite)])
@@ -252,10 +225,7 @@ func (c *Conn) closeBecause(err error) {
 
 // fail is closeBecause for callers that hold mu.
 func (c *Conn) fail(err error) {
-	if c.err != nil {
-		return
-	}
-	c.err = err
+	c.err = cmp.Or(c.err, err)
 	c.changed.Broadcast()
 	if s, ok := c.net.(interface{ SetLinger(sec int) error }); ok && err == ErrStalled {
 		s.SetLinger(0) // makes the kernel drop its buffer for the peer, too
@@ -274,11 +244,11 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
-// flush waits until the kernel has accepted everything that was sent, or the connection has failed.
-func (c *Conn) flush() {
+// flush waits until all messages, if last is true even the last one, are written, or the connection has failed.
+func (c *Conn) flush(last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.err == nil && c.writing {
+	for c.err == nil && (c.queue != nil || last && !c.ended) {
 		c.changed.Wait()
 	}
 }
@@ -287,11 +257,7 @@ func (c *Conn) flush() {
 // with unread input can destroy output on its way, so Close first closes only the sending side and discards input, at a
 // limited rate, until the peer closes its side or linger has passed. On a failed connection it returns immediately.
 func (c *Conn) Close() {
-	c.mu.Lock()
-	for c.err == nil && (c.writing || !c.ended) {
-		c.changed.Wait()
-	}
-	c.mu.Unlock()
+	c.flush(true)
 	if half, ok := c.net.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		c.net.SetReadDeadline(time.Now().Add(linger))
 		// Most peers send nothing now. Only after the first Read, a larger buffer is worth its memory.

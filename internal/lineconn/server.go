@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,7 +21,7 @@ var (
 	ErrAddressFull = errors.New("too many connections from one address") // all slots of an address are taken
 )
 
-// A Listener is a net.Listener with a deadline for Accept, such as *net.TCPListener.
+// Listener is a net.Listener with a deadline for Accept, such as *net.TCPListener.
 type Listener interface {
 	net.Listener
 	SetDeadline(time.Time) error
@@ -41,27 +42,26 @@ type Server struct {
 	Log           *log.Logger // must not block, because connecting and disconnecting peers would wait
 
 	running  sync.WaitGroup // calls of Handle and Refuse
-	refusing chan struct{}  // one element for each call of Refuse
+	refusing atomic.Int32   // calls of Refuse
 
-	mu     sync.Mutex // guards the fields below, and keeps log messages in order
-	all    usage
-	from   map[netip.Prefix]usage // only addresses in use; the zero Prefix stands for all exempt addresses
+	mu     sync.Mutex             // guards the fields below, and keeps log messages in order
+	all    usage                  // of MaxConns
+	from   map[netip.Prefix]usage // of MaxPerAddress; the zero Prefix stands for all exempt addresses
 	logged time.Time              // when the log last said that a limit is reached
 }
 
 // usage is how much of a limit is used.
 type usage struct {
-	size   int  // number of connections
+	conns  int
 	logged bool // whether the log says that the limit is reached
 }
 
 // Serve accepts connections from ln until ctx is done, then closes ln. After an error of Accept, it retries in 5 ms,
 // then after twice as long each time, up to 1 s. The log says so once, and again when accepting has worked for 1 s.
 func (s *Server) Serve(ctx context.Context, ln Listener) {
-	s.from, s.refusing = map[netip.Prefix]usage{}, make(chan struct{}, 100)
+	s.from = map[netip.Prefix]usage{}
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	failing := false        // whether the log says that accepting fails
-	var delay time.Duration // the last one, or 0 if Accept has worked since
+	failing, delay := false, time.Duration(0)
 	for {
 		conn, err := ln.Accept()
 		switch {
@@ -80,8 +80,8 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 			}
 			if !failing {
 				s.Log.Printf("cannot accept connections: %v; retrying, connected clients are not affected", err)
+				failing = true
 			}
-			failing = true
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			wait, cancel := context.WithTimeout(ctx, delay)
 			<-wait.Done()
@@ -96,20 +96,19 @@ func (s *Server) Serve(ctx context.Context, ln Listener) {
 func (s *Server) start(conn net.Conn) {
 	from := network(conn.RemoteAddr())
 	reason := s.acquire(from)
-	if reason == nil {
+	switch {
+	case reason == nil:
 		s.running.Add(1)
 		go func() { // not running.Go, whose frame would cost each connection 2 KiB of stack
 			s.Handle(conn, from)
 			s.release(from)
 			s.running.Done()
 		}()
-		return
-	}
-	select {
-	case s.refusing <- struct{}{}:
+	case s.refusing.Load() < 100:
+		s.refusing.Add(1)
 		s.running.Go(func() {
 			s.Refuse(conn, reason)
-			<-s.refusing
+			s.refusing.Add(-1)
 		})
 	default:
 		conn.Close()
@@ -119,35 +118,33 @@ func (s *Server) start(conn net.Conn) {
 // Wait waits until all calls of Handle and Refuse have returned. Serve must have returned before.
 func (s *Server) Wait() { s.running.Wait() }
 
-// acquire takes a slot for a connection, or returns why there is none. It then logs that the limit is reached, unless
-// the log says so already or has reported any limit within the last second.
+// acquire takes a slot for a connection, or returns why there is none. It logs that a limit is reached: once until it
+// no longer is, and at most once a second for all limits.
 func (s *Server) acquire(from netip.Prefix) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.from[from]
-	if from.IsValid() && s.MaxPerAddress > 0 && u.size >= s.MaxPerAddress {
-		if !u.logged && time.Since(s.logged) >= time.Second {
-			s.Log.Printf("too many connections from %s (%d); refusing more", name(from), u.size)
-			u.logged, s.logged = true, time.Now()
-			s.from[from] = u
+	u, canLog := s.from[from], time.Since(s.logged) >= time.Second
+	switch {
+	case from.IsValid() && s.MaxPerAddress > 0 && u.conns >= s.MaxPerAddress:
+		if canLog && !u.logged {
+			s.Log.Printf("too many connections from %s (%d); refusing more", name(from), u.conns)
+			s.from[from], s.logged = usage{conns: u.conns, logged: true}, time.Now()
 		}
 		return ErrAddressFull
-	}
-	if s.MaxConns > 0 && s.all.size >= s.MaxConns {
-		if !s.all.logged && time.Since(s.logged) >= time.Second {
+	case s.MaxConns > 0 && s.all.conns >= s.MaxConns:
+		if canLog && !s.all.logged {
 			for other, o := range s.from {
-				if o.size > u.size {
+				if o.conns > u.conns {
 					from, u = other, o
 				}
 			}
-			s.Log.Printf("the server is full: %d connections, up to %d from one address (%s)", s.all.size, u.size, name(from))
+			s.Log.Printf("the server is full: %d connections, up to %d from one address (%s)", s.all.conns, u.conns, name(from))
 			s.all.logged, s.logged = true, time.Now()
 		}
 		return ErrFull
 	}
-	s.all.size++
-	u.size++
-	s.from[from] = u
+	s.all.conns++
+	s.from[from] = usage{conns: u.conns + 1}
 	return nil
 }
 
@@ -162,21 +159,18 @@ func (s *Server) release(from netip.Prefix) {
 	if u.logged {
 		s.Log.Printf("accepting connections from %s again", name(from))
 	}
-	s.all = usage{size: s.all.size - 1}
-	s.from[from] = usage{size: u.size - 1}
-	if u.size == 1 {
+	s.all, s.from[from] = usage{conns: s.all.conns - 1}, usage{conns: u.conns - 1}
+	if u.conns == 1 {
 		delete(s.from, from)
 	}
 }
 
 // network returns the network address of addr, or the zero Prefix if addr is exempt from MaxPerAddress.
-func network(addr net.Addr) netip.Prefix {
+func network(addr net.Addr) (from netip.Prefix) {
 	tcp, _ := addr.(*net.TCPAddr)
-	ip := tcp.AddrPort().Addr().Unmap() // zero if there is none
-	if ip.IsLoopback() {
-		return netip.Prefix{}
+	if ip := tcp.AddrPort().Addr().Unmap(); !ip.IsLoopback() {
+		from, _ = ip.Prefix(min(64, ip.BitLen())) // an IPv4 address has 32 bits; without an address, from is zero
 	}
-	from, _ := ip.Prefix(min(64, ip.BitLen())) // an IPv4 address has 32 bits
 	return from
 }
 

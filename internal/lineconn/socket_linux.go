@@ -5,40 +5,30 @@ import (
 	"unsafe"
 )
 
-// Options that package syscall does not have on all processors. Their numbers are the same on all.
+// Options that package syscall lacks on some processors. Their numbers are the same on all.
 const tcpUserTimeout, tcpRTOMax = 18, 44
 
-// setOptions sets the options for untrusted peers on a listening socket, whose connections inherit them. It returns a
-// text for each that cannot be set.
-func setOptions(raw syscall.RawConn) (missing []string) {
+// setOptions sets the options that connections inherit from a listening socket. It returns each failure, with "; ".
+func setOptions(raw syscall.RawConn) (missing string) {
 	raw.Control(func(fd uintptr) {
-		missing = setOptionsWith(func(level, option, value int) error {
-			return syscall.SetsockoptInt(int(fd), level, option, value)
-		})
-	})
-	return missing
-}
-
-// setOptionsWith is setOptions with the system call set.
-func setOptionsWith(set func(level, option, value int) error) (missing []string) {
-	note := func(failure string, err error) {
-		if err != nil {
-			missing = append(missing, failure+": "+err.Error())
+		set := func(level, option, value int, failure string) {
+			if err := syscall.SetsockoptInt(int(fd), level, option, value); err != nil {
+				missing += failure + ": " + err.Error() + "; "
+			}
 		}
-	}
-	// The kernel's buffers for a peer, in bytes. The kernel doubles these values for its own bookkeeping, and may exceed
-	// the send buffer by 64 KiB.
-	note("cannot limit the send buffers (SO_SNDBUF)", set(syscall.SOL_SOCKET, syscall.SO_SNDBUF, 64<<10))
-	note("cannot limit the receive buffers (SO_RCVBUF)", set(syscall.SOL_SOCKET, syscall.SO_RCVBUF, 24<<10))
-	// Otherwise the kernel takes urgent bytes, such as those of telnet's synch, out of the middle of a command.
-	note("cannot read urgent input in order (SO_OOBINLINE)", set(syscall.SOL_SOCKET, syscall.SO_OOBINLINE, 1))
-	// The kernel gives up on a peer that acknowledges nothing after 15 retransmissions. If they are at most 4 s apart,
-	// that takes about 50 s. Before Linux 6.15, a timeout of 50 s does the same, but also disconnects a peer that reads
-	// too little to reopen its receive window. Both are in ms.
-	if set(syscall.IPPROTO_TCP, tcpRTOMax, 4000) != nil {
-		note("cannot notice in a minute that a client has vanished (TCP_USER_TIMEOUT)",
-			set(syscall.IPPROTO_TCP, tcpUserTimeout, 50_000))
-	}
+		// In bytes. The kernel doubles them for its own bookkeeping, and may exceed the send buffer by 64 KiB.
+		set(syscall.SOL_SOCKET, syscall.SO_SNDBUF, 64<<10, "cannot limit the send buffers (SO_SNDBUF)")
+		set(syscall.SOL_SOCKET, syscall.SO_RCVBUF, 24<<10, "cannot limit the receive buffers (SO_RCVBUF)")
+		// Otherwise the kernel takes urgent bytes, such as those of telnet's synch, out of the middle of a command.
+		set(syscall.SOL_SOCKET, syscall.SO_OOBINLINE, 1, "cannot read urgent input in order (SO_OOBINLINE)")
+		// The kernel gives up on a peer after 15 retransmissions without an answer. If they are at most 4000 ms apart,
+		// that takes about 50 s. Before Linux 6.15, a timeout of 50 s does the same, but also disconnects a peer that
+		// reads too little to reopen its receive window.
+		if syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpRTOMax, 4000) != nil {
+			set(syscall.IPPROTO_TCP, tcpUserTimeout, 50_000,
+				"cannot notice in a minute that a client has vanished (TCP_USER_TIMEOUT)")
+		}
+	})
 	return missing
 }
 
@@ -50,10 +40,8 @@ func writeNow(raw syscall.RawConn, p []byte) (n int) {
 		return 0
 	}
 	raw.Control(func(fd uintptr) { // not called if the socket is closed
-		written, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
-		if errno == 0 {
-			n = int(written)
-		}
+		written, _, _ := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n = max(0, int(written)) // written is -1 if there is an error
 	})
 	return n
 }

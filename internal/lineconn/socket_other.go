@@ -4,11 +4,8 @@ package lineconn
 
 import "syscall"
 
-// setOptions sets nothing.
-func setOptions(syscall.RawConn) (missing []string) { return nil }
+// Without these system calls, blocking writes do everything, and only what they accept counts as progress.
 
-// writeNow writes nothing, so that blocking writes do everything. Each message takes a goroutine while it is written.
-func writeNow(syscall.RawConn, []byte) int { return 0 }
-
-// unsentBytes returns 0, because the number is unknown.
-func unsentBytes(syscall.RawConn) int { return 0 }
+func setOptions(syscall.RawConn) (missing string) { return "" }
+func writeNow(syscall.RawConn, []byte) int        { return 0 }
+func unsentBytes(syscall.RawConn) int             { return 0 }

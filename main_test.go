@@ -795,6 +795,17 @@ func TestRestart(t *testing.T) {
 		changed[at] ^= []byte{0x01, 0x20}[at%2] // a digit becomes another one, a letter becomes upper case
 		want("error: "+s.ChainFile+": line 1: ", []string{string(changed), chain[1]}, nil)
 	}
+	file := chain[0] + chain[1]
+	for at := range file { // a crash may end the file anywhere: complete blocks stay, and nothing else
+		write(s.ChainFile, file[:at])
+		write(s.DrawsFile)
+		load(t, s).ledger.Close()
+		complete := file[:strings.LastIndex(file[:at+1], "\n")+1] // with the block that lacks only its newline
+		left := read(s.ChainFile)
+		if complete != "" && left != complete || complete == "" && strings.Count(left, "\n") != 1 { // a new genesis block
+			t.Errorf("of %q, the start leaves %q", file[:at], left)
+		}
+	}
 }
 
 // TestValidateBlock checks which blocks can follow another one.

@@ -136,8 +136,8 @@ func TestLoading(t *testing.T) {
 	trace, _ := os.ReadFile(filepath.Join(short, "strace.log"))
 	matches(t, string(trace), `^(\S+ +fsync.*\n)*\S+ +fsync\(\d+<.*/chain.jsonl>\) += 0\n`)
 	writeChain(long, 50_000) // takes much longer to read than it takes to handle a signal
-	s := server(t, long, "").trace("-e", "trace=pread64", "-P", "chain.jsonl", "-e", "inject=pread64:signal=INT:when=2")
-	matches(t, s.launch().result(), "^1 2> .*interrupted while reading the chain.*\n$")
+	interrupt := strings.Fields("-e trace=flock -P " + long + "/chain.jsonl -e inject=flock:signal=INT")
+	matches(t, server(t, long, "").trace(interrupt...).launch().result(), "^1 2> .*interrupted while reading the chain.*\n$")
 }
 
 // TestStop stops a server whose clients are stalled: more is pending than the kernel takes. The server does not make a

@@ -246,22 +246,17 @@ func TestFullDisk(t *testing.T) {
 }
 
 // TestOutOfFiles opens connections until the server has no file descriptor left. Connected clients do not notice. The
-// log says so once, and again when it is over, in local time. Started with nohup, the server ignores SIGHUP, but not
-// SIGTERM.
+// log says so once, and again when it is over. Started with nohup, the server ignores SIGHUP, but not SIGTERM.
 func TestOutOfFiles(t *testing.T) {
 	t.Parallel()
-	s := server(t, t.TempDir(), "TZ=Asia/Kolkata").runIn(`ulimit -n 40; trap "" HUP; exec "$0"`).launch().listens()
+	s := server(t, t.TempDir(), "").runIn(`ulimit -n 40; trap "" HUP; exec "$0"`).launch().listens()
 	first := s.joins(1)
 	s.Process.Signal(syscall.SIGHUP)
 	var clients []*testClient
 	for range 60 {
 		clients = append(clients, s.dial())
 	}
-	date := s.stderr.wait("^(.{19}) cannot accept .*too many open files.*\n$")[1]
-	if zone, err := time.LoadLocation("Asia/Kolkata"); err == nil {
-		at, _ := time.ParseInLocation("2006/01/02 15:04:05", date, zone)
-		expect(t, time.Since(at).Abs() < time.Hour, "the log has %s, which is not local time", date)
-	}
+	s.stderr.wait("^.{19} cannot accept .*too many open files.*\n$")
 	first.forges(5) // time for more errors
 	for _, c := range clients {
 		c.in.Close()

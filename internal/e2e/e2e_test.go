@@ -1,5 +1,9 @@
 //go:build linux
 
+// Package e2e has the end-to-end tests. They run the built server as a process, on real disks, and play with real
+// sockets and the real nc (OpenBSD's and nmap's). The messages and their order are tested in main_test.go. Here is what
+// only processes, sockets, disks and netcats can show. The tests need Linux, where the kernel ends the processes with
+// the tests.
 package e2e
 
 import (
@@ -137,7 +141,7 @@ func TestLoading(t *testing.T) {
 	matches(t, string(trace), `^(\S+ +fsync.*\n)*\S+ +fsync\(\d+<.*/chain.jsonl>\) += 0\n`)
 	writeChain(long, 50_000) // takes much longer to read than it takes to handle a signal
 	interrupt := strings.Fields("-e trace=flock -P " + long + "/chain.jsonl -e inject=flock:signal=INT")
-	matches(t, server(t, long, "").trace(interrupt...).launch().result(), "^1 2> .*interrupted while reading the chain.*\n$")
+	matches(t, server(t, long, "").trace(interrupt...).launch().result(), "^1 2> .*interrupted while reading.*\n$")
 }
 
 // TestStop stops a server whose clients are stalled: more is pending than the kernel takes. The server does not make a
@@ -249,8 +253,9 @@ func TestFullDisk(t *testing.T) {
 // log says so once, and again when it is over. Started with nohup, the server ignores SIGHUP, but not SIGTERM.
 func TestOutOfFiles(t *testing.T) {
 	t.Parallel()
-	s := server(t, t.TempDir(), "").runIn(`ulimit -n 40; trap "" HUP; exec "$0"`).launch().listens()
-	first := s.joins(1)
+	s := server(t, t.TempDir(), "")
+	s.Path, s.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n 40; trap "" HUP; exec "$0"`, binary}
+	first := s.launch().listens().joins(1)
 	s.Process.Signal(syscall.SIGHUP)
 	var clients []*testClient
 	for range 60 {
@@ -273,7 +278,9 @@ func TestClosedOutput(t *testing.T) {
 	free, _ := net.Listen("tcp", "127.0.0.1:0")
 	addr := free.Addr().String()
 	free.Close()
-	s := server(t, t.TempDir(), "ADDR="+addr).runIn(`exec "$0" <&- >&- 2>&-`).launch()
+	s := server(t, t.TempDir(), "ADDR="+addr)
+	s.Path, s.Args = "/bin/sh", []string{"sh", "-c", `exec "$0" <&- >&- 2>&-`, binary}
+	s.launch()
 	for end := time.Now().Add(timeout); s.addr == "" && time.Now().Before(end); <-time.After(10 * time.Millisecond) {
 		if conn, err := net.Dial("tcp", addr); err == nil {
 			conn.Close()

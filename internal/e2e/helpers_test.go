@@ -38,7 +38,6 @@ const (
 	forged      = `you forged block \d+\n`
 	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
 	goodbye     = `\ngoodbye\n`
-	tooMany     = `\ntoo many tries, goodbye\n`
 	shutdown    = `\nthe server is shutting down\n`
 	serverFull  = `the server is full; .*\n`
 	cannotSave  = `cannot save block (\d+): ` // in the log
@@ -192,12 +191,6 @@ func server(t testing.TB, dir, words string) *process {
 		}
 	}
 	return s
-}
-
-// runIn makes p run in a shell, where script ends with: exec "$0".
-func (p *process) runIn(script string) *process {
-	p.Path, p.Args = "/bin/sh", []string{"sh", "-c", script, binary}
-	return p
 }
 
 // trace makes p run under strace, which logs in strace.log, or skips the test if that does not work here.

@@ -38,6 +38,7 @@ func TestNetcat(t *testing.T) {
 			alice.wait(joined + bpmPrompt)
 			bob.types("25\n")
 			bob.wait(joined + bpmPrompt)
+			carol.wait("^" + stakePrompt)
 			alice.types("72\n")
 			alice.wait(proposed + bpmPrompt)
 			alice.wait(won + forged + sealed + bpmPrompt)

@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -400,7 +399,7 @@ func runBaseline() error {
 func runTutorial() error {
 	announcements := make(chan string)
 	var mu sync.Mutex // guards candidate and validators
-	candidate, validators := "", map[string]int{}
+	candidate, validators := "", map[string]string{}
 	go func() {
 		for range time.Tick(100 * time.Millisecond) {
 			mu.Lock()
@@ -422,8 +421,8 @@ func runTutorial() error {
 			}
 		}()
 		mu.Lock()
-		address := fmt.Sprintf("%x", sha256.Sum256([]byte(strconv.Itoa(len(validators)))))
-		validators[address], _ = strconv.Atoi(balance.Text())
+		address := fmt.Sprintf("%x", sha256.Sum256([]byte(fmt.Sprint(len(validators)))))
+		validators[address] = balance.Text()
 		fmt.Println(validators)
 		mu.Unlock()
 		io.WriteString(conn, bpmPrompt)

@@ -103,18 +103,15 @@ func TestCommands(t *testing.T) {
 	for words, message := range map[string]string{                        // settings and arguments
 		"":                            `invalid BROADCAST="abc": want a duration`,
 		"BROADCAST=1h":                `CHAIN_FILE="my.jsonl": .* in use`,
-		"BROADCAST=1h CHAIN_FILE=a":   `DRAWS_FILE="our.jsonl": .* in use`,
 		"BROADCAST=1h ADDR=" + s.addr: `ADDR="` + s.addr + `": .*address already in use`,
 		"BROADCAST=1h CHAIN_FILE=chain DRAWS_FILE=": "chain: line 2: wrong hash",
 		"CHAIN_FILE= verify":                        "CHAIN_FILE",
 		"CHAIN_FILE=none verify":                    "none: no such file",
-		"verify none our.jsonl":                     "none: no such file",
 		"verify my.jsonl .":                         `\.: `, // it is a directory
 		"verify chain":                              "draws not checked: .*\nchain: line 2: wrong hash",
 		"verify my.jsonl draws":                     "draws: line ",
 		"DRAWS_FILE= fairness":                      "nothing to count: DRAWS_FILE is empty",
 		"DRAWS_FILE=none fairness":                  "none: no such file",
-		"fairness my.jsonl":                         "my.jsonl: line 1: ",
 	} {
 		t.Run(words, func(t *testing.T) { matches(t, run(t, dir, words), "^1 (?s:.*)2> (?:.*\n)?.*"+message+".*\n$") })
 	}
@@ -161,7 +158,9 @@ func TestStop(t *testing.T) {
 				s.dial().in.(*net.TCPConn).SetReadBuffer(4096)
 			}
 			reader := s.dial()
-			reader.wait(`(?:\n\[.*\]\n` + stakePrompt + `){3}`) // so the others have a broadcast pending
+			for range 2 { // so the others have a broadcast pending
+				reader.wait(`\n\[.*\]\n`)
+			}
 			begin := time.Now()
 			s.Process.Signal(signals[0])
 			idle.stop(signals[0])

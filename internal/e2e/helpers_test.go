@@ -36,10 +36,8 @@ const (
 	notSaved    = `\nblock (\d+) has been drawn but not saved yet; .*\n`
 	won         = `\nwinning validator: ([0-9a-f]{64})\nblock (\d+), BPM (\d+): (.*)\ndraw \d+ secret: (.*)\n`
 	forged      = `you forged block \d+\n`
-	drawLines   = `\nblock (\d+): (ticket .*); hash these lines to check it:\n([A-Z2-7]{26}\n(?:[0-9a-f]{64}.*\n|none\n)+)`
 	isSlashed   = `\nslashed: .* forfeited\n(?:to play again, .*\n)?`
 	goodbye     = `\ngoodbye\n`
-	tooMany     = `\ntoo many tries, goodbye\n`
 	shutdown    = `\nthe server is shutting down\n`
 	serverFull  = `the server is full; .*\n`
 	cannotSave  = `cannot save block (\d+): ` // in the log
@@ -57,12 +55,6 @@ const timeout = 60 * time.Second
 // binary is the name of the server under test, which TestMain builds.
 var binary string
 
-// underRace reports whether the tests are built with the race detector, which takes much more memory.
-func underRace() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
-}
-
 // TestMain builds the server, with the race detector if the tests have it, and runs the tests.
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -75,8 +67,10 @@ func TestMain(m *testing.M) {
 	}
 	dir, _ := os.MkdirTemp("", "e2e")
 	binary = filepath.Join(dir, "proofofstake")
-	build := exec.Command("go", "build", fmt.Sprint("-race=", underRace()), "-o", binary, "proofofstake")
-	if out, err := build.CombinedOutput(); err != nil {
+	info, _ := debug.ReadBuildInfo()
+	race := slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+	out, err := exec.Command("go", "build", fmt.Sprint("-race=", race), "-o", binary, "proofofstake").CombinedOutput()
+	if err != nil {
 		log.Fatalf("building the server: %v\n%s", err, out)
 	}
 	m.Run()
@@ -119,28 +113,26 @@ func (c *testClient) types(text string) {
 // wait waits for text that matches pattern, after what earlier calls waited for. It returns the submatches.
 func (c *testClient) wait(pattern string) []string {
 	c.t.Helper()
-	match, err := c.waitOrEnd(pattern)
+	match := c.waitOrEnd(pattern)
 	if match == nil {
-		c.t.Fatalf("waiting for %q: %v\n%s", pattern, err, c.text)
+		c.t.Fatalf("no match for %q within %v:\n%s", pattern, timeout, c.text)
 	}
 	return match
 }
 
-// waitOrEnd is wait for output that may end before.
-func (c *testClient) waitOrEnd(pattern string) (match []string, err error) {
+// waitOrEnd is wait for output that may end before. Then it returns nil.
+func (c *testClient) waitOrEnd(pattern string) (match []string) {
 	re, buf := regexp.MustCompile(pattern), make([]byte, 64<<10)
 	c.out.SetDeadline(time.Now().Add(timeout))
-	for {
-		if at := re.FindStringSubmatchIndex(c.text[c.seen:]); at != nil {
-			match = re.FindStringSubmatch(c.text[c.seen:])
+	for n := 1; n > 0; c.text += string(buf[:n]) {
+		unseen := c.text[c.seen:]
+		if at := re.FindStringIndex(unseen); at != nil {
 			c.seen += at[1]
-			return match, nil
+			return re.FindStringSubmatch(unseen)
 		}
-		n, err := c.out.Read(buf)
-		if c.text += string(buf[:n]); n == 0 {
-			return nil, err
-		}
+		n, _ = c.out.Read(buf)
 	}
+	return nil
 }
 
 // rest waits for the end of the output, and returns everything shown.
@@ -272,31 +264,14 @@ func (p *process) stop(signal os.Signal) {
 	matches(p.t, p.result(), "^0 ")
 }
 
-// counter returns a number that the kernel counts for a process, from a file in /proc.
-func (p *process) counter(file, name string) (n int) {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, file))
-	_, value, _ := strings.Cut(string(text), name+":")
-	fmt.Sscan(value, &n)
-	return n
-}
-
-// connect connects to the server, with a receive buffer of this many bytes.
-func (p *process) connect(buffer int) *net.TCPConn {
+// dial connects a client without netcat.
+func (p *process) dial() *testClient {
 	p.t.Helper()
 	conn, err := net.DialTimeout("tcp", p.addr, timeout)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(timeout))
-	conn.(*net.TCPConn).SetReadBuffer(buffer)
 	p.t.Cleanup(func() { conn.Close() })
-	return conn.(*net.TCPConn)
-}
-
-// dial connects a client without netcat.
-func (p *process) dial() *testClient {
-	p.t.Helper()
-	conn := p.connect(64 << 10)
 	return &testClient{t: p.t, in: conn, out: conn}
 }
 
@@ -311,12 +286,13 @@ func (p *process) joins(stake int) *testClient {
 
 // react types first, and then again after each announcement. EOF at the end of one of them ends the input. It returns
 // everything received until the connection ended.
-func react(conn *net.TCPConn, first, again string) (text string, err error) {
+func react(conn net.Conn, first, again string) (text string, err error) {
 	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(timeout))
 	types := func(text string) {
 		text, eof := strings.CutSuffix(text, "EOF")
 		if io.WriteString(conn, text); eof {
-			conn.CloseWrite()
+			conn.(*net.TCPConn).CloseWrite()
 		}
 	}
 	types(first)
@@ -326,12 +302,6 @@ func react(conn *net.TCPConn, first, again string) (text string, err error) {
 		}
 	}
 	return text, err
-}
-
-// netcat connects a player at this netcat, given as its name and flags.
-func (p *process) netcat(nc string) *process {
-	p.t.Helper()
-	return command(p.t, "", strings.Fields(nc+" "+strings.ReplaceAll(p.addr, ":", " "))...).launch()
 }
 
 // writeChain writes a chain file with a genesis block and this many more blocks.

@@ -35,11 +35,9 @@ check:
 	go test -race -count=1 ./...
 	$(MAKE) fuzz
 
-# Each target takes about 5 s. The limit is a number of runs because Go before 1.27 may fail without a reason when a
+# Takes about 10 s. The limit is a number of runs because Go before 1.27 may fail without a reason when a
 # time limit ends the fuzzing (golang.org/issue/75804).
 fuzz:
-	go test -run '^$$' -fuzz FuzzClient -fuzztime 10000x -fuzzminimizetime 1s .
-	go test -run '^$$' -fuzz FuzzReplay -fuzztime 5000x -fuzzminimizetime 1s .
 	go test -run '^$$' -fuzz Fuzz -fuzztime 70000x -fuzzminimizetime 1s ./internal/lineconn
 
 # Tests with other versions of Go, which are downloaded.

@@ -45,32 +45,49 @@ var inputs = []struct{ input, want, answers string }{
 	{input: x(1000) + strings.Repeat("\xff\xf1", 100) + x(24) + "\n", want: x(1024) + "|"},
 }
 
-// Lines and answers do not depend on how the input is split.
-func TestReadLine(t *testing.T) {
+// readAll returns the lines and answers for input in chunks of this size.
+func readAll(t *testing.T, input string, size int) (result [2]string) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPipeConn(t)
+		go func() {
+			for chunk := range slices.Chunk([]byte(input), size) {
+				c.peer.Write(chunk)
+			}
+			time.Sleep(time.Hour) // until all is read and answered
+			c.peer.Close()
+		}()
+		var answers []byte
+		go func() { answers, _ = io.ReadAll(c.peer) }()
+		for line := readLine(c); line != "(EOF)" && c.Err() == nil; line = readLine(c) {
+			result[0] += line + "|"
+		}
+		if end := readLine(c); end != "(EOF)" {
+			t.Errorf("after the end: %s", end)
+		}
+		synctest.Wait()
+		result[1] = string(answers)
+	})
+	return result
+}
+
+// FuzzReadLine checks that lines and answers do not depend on how the input is split, and what those of inputs are.
+func FuzzReadLine(f *testing.F) {
+	known := map[string][2]string{}
 	for _, tt := range inputs {
-		for _, size := range []int{1, 7, 63, 64, 200} {
-			synctest.Test(t, func(t *testing.T) {
-				c := newPipeConn(t)
-				go func() {
-					for chunk := range slices.Chunk([]byte(tt.input), size) {
-						c.peer.Write(chunk)
-					}
-					time.Sleep(time.Hour) // until all is read and answered
-					c.peer.Close()
-				}()
-				var answers []byte
-				go func() { answers, _ = io.ReadAll(c.peer) }()
-				lines := ""
-				for line := readLine(c); line != "(EOF)" && c.Err() == nil; line = readLine(c) {
-					lines += line + "|"
-				}
-				end := readLine(c)
-				if synctest.Wait(); lines != tt.want || string(answers) != tt.answers || end != "(EOF)" {
-					t.Errorf("%.100q in chunks of %d: got %.100q, %s, answers %q", tt.input, size, lines, end, answers)
-				}
-			})
+		known[tt.input] = [2]string{tt.want, tt.answers}
+		for _, size := range []byte{1, 7, 63, 64, 200} {
+			f.Add(tt.input, size)
 		}
 	}
+	f.Fuzz(func(t *testing.T, input string, size byte) {
+		want, ok := known[input]
+		if !ok {
+			want = readAll(t, input, 255)
+		}
+		if got := readAll(t, input, max(1, int(size))); got != want {
+			t.Errorf("%.100q in chunks of %d: got %.100q, want %.100q", input, size, got, want)
+		}
+	})
 }
 
 // After a burst of 100, ReadLine returns one line per 20 ms. A quiet peer earns a new burst, but never more than one. A

@@ -812,7 +812,7 @@ func runServer() error {
 		return err
 	}
 	fmt.Fprintf(stdout, "%slistening on %s\n%srounds of %s; chain: %s; Ctrl-C stops the server\n",
-		n.round.SealLine(n.head.Index+1), ln.Addr(), console.Join(ln.Addr()), console.ShortDuration(s.Round), s.ChainPath())
+		n.round.SealLine(n.head.Index+1), ln.Addr(), console.Join(ln.Addr()), settings.Value("ROUND"), s.ChainPath())
 	n.serve(ctx, ln)
 	return nil
 }

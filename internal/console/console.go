@@ -56,13 +56,11 @@ func (c *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close waits until all pending writes are done, but no longer than timeout. Later writes are dropped.
+// Close waits for the pending writes, but no longer than timeout. It must be called once. Later writes are dropped.
 func (c *Writer) Close(timeout time.Duration) {
 	c.mu.Lock()
-	if c.pending != nil {
-		close(c.pending)
-		c.pending = nil
-	}
+	close(c.pending)
+	c.pending = nil
 	c.mu.Unlock()
 	select {
 	case <-c.done:

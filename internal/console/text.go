@@ -5,9 +5,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -24,31 +22,21 @@ func Join(addr net.Addr) string {
 	return join(addr, all)
 }
 
-// join returns the lines for a machine with these addresses. If the server listens on all of them, it names at most
-// four that other machines may reach, IPv4 first. No zone tells other machines the way to a link-local address.
+// join returns the lines for a machine with these addresses. If the server listens on all of them, it names each one
+// that other machines may reach. No zone tells other machines the way to a link-local address.
 func join(listening net.Addr, all []net.Addr) string {
 	at := netip.MustParseAddrPort(listening.String())
 	if !at.Addr().IsUnspecified() {
 		return fmt.Sprintf("to join, type:             nc %s %d\n", at.Addr(), at.Port())
 	}
-	var others []netip.Addr
+	lines := fmt.Sprintf("to join, type:             nc localhost %d\n", at.Port())
 	for _, addr := range all {
 		prefix, err := netip.ParsePrefix(addr.String())
 		if err == nil && prefix.Addr().IsGlobalUnicast() && prefix.Addr().BitLen() <= at.Addr().BitLen() {
-			others = append(others, prefix.Addr())
+			lines += fmt.Sprintf("or, from another machine:  nc %s %d\n", prefix.Addr(), at.Port())
 		}
 	}
-	slices.SortStableFunc(others, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
-	lines := fmt.Sprintf("to join, type:             nc localhost %d\n", at.Port())
-	for _, other := range others[:min(len(others), 4)] {
-		lines += fmt.Sprintf("or, from another machine:  nc %s %d\n", other, at.Port())
-	}
 	return lines
-}
-
-// ShortDuration returns d such as "1m", which Go formats as "1m0s".
-func ShortDuration(d time.Duration) string {
-	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())
 }
 
 // Plural returns a count with its noun, such as "1 token" or "2 tokens". n is any integer or a *big.Int.

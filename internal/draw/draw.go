@@ -46,13 +46,12 @@ type Draw struct {
 type Entry struct {
 	Name    string
 	Tickets int64  // at least 1
-	Note    string // not "slashed"
-	Slashed bool   // it is not eligible
+	Note    string // Slash replaces it by "slashed"
 }
 
 const (
 	None    = "none"    // stands for the hash of the draw before the first one
-	slashed = "slashed" // is the note of a slashed entry in the draw lines
+	slashed = "slashed" // is the note of a slashed entry, which is not eligible
 )
 
 // New returns a draw without entries, with a new secret of 130 random bits, which follows the block and the draw with
@@ -94,7 +93,7 @@ func (d *Draw) Add(e Entry) (first, last *big.Int) {
 
 // Slash makes entry i unable to win. It must not be slashed already. The cost does not depend on the other entries.
 func (d *Draw) Slash(i int) {
-	d.Entries[i].Slashed = true
+	d.Entries[i].Note = slashed
 	d.slashed++
 	d.forfeited.Add(&d.forfeited, big.NewInt(d.Entries[i].Tickets))
 }
@@ -109,9 +108,6 @@ func (d *Draw) Lines() string {
 	b := make([]byte, 0, 256+80*len(d.Entries)) // enough for addresses
 	b = append(b, d.header()...)
 	for _, e := range d.Entries {
-		if e.Slashed {
-			e.Note = slashed
-		}
 		b = append(append(b, e.Name...), ' ')
 		b = append(strconv.AppendInt(b, e.Tickets, 10), ' ')
 		b = append(append(b, e.Note...), '\n')
@@ -178,7 +174,7 @@ func (d *Draw) Outcome() Outcome {
 	}
 	o.Hash, o.Total = hash(o.Lines), new(big.Int).Set(&d.total)
 	o.Ticket = ticket(o.Hash, o.Total)
-	if o.Winner = d.holder(o.Ticket, true); d.Entries[o.Winner].Slashed {
+	if o.Winner = d.holder(o.Ticket, true); d.Entries[o.Winner].Note == slashed {
 		o.slashed = fmt.Sprintf("ticket %d of %d was slashed; redraw: ", o.Ticket, o.Total)
 		o.Ticket, o.Total = ticket(hash(o.Hash+"\n"), eligible), eligible
 		o.Winner = d.holder(o.Ticket, false)
@@ -197,7 +193,7 @@ func ticket(hash string, total *big.Int) *big.Int {
 func (d *Draw) holder(t *big.Int, all bool) int {
 	left, tickets := new(big.Int).Set(t), new(big.Int)
 	for i, e := range d.Entries {
-		if (all || !e.Slashed) && left.Sub(left, tickets.SetInt64(e.Tickets)).Sign() <= 0 {
+		if (all || e.Note != slashed) && left.Sub(left, tickets.SetInt64(e.Tickets)).Sign() <= 0 {
 			return i
 		}
 	}

@@ -32,10 +32,8 @@ func TestExamples(t *testing.T) {
 	d := New(block0, None)
 	same(t, "equal secrets", d.Secret() == New(block0, None).Secret(), false)
 	d.secret = secret
-	first, last := d.Add(Entry{Name: a199, Tickets: 100, Note: "72"})
-	same(t, "tickets of a199", fmt.Sprint(first, last), "1 100")
-	first, last = d.Add(Entry{Name: c700, Tickets: 25, Note: "68"})
-	same(t, "tickets of c700", fmt.Sprint(first, last), "101 125")
+	same(t, "tickets", fmt.Sprint(d.Add(Entry{Name: a199, Tickets: 100, Note: "72"})), "1 100")
+	same(t, "tickets", fmt.Sprint(d.Add(Entry{Name: c700, Tickets: 25, Note: "68"})), "101 125")
 	o := d.Outcome()
 	same(t, "lines", o.Lines, secret+"\n"+block0+"\nnone\n"+a199+" 100 72\n"+c700+" 25 68\n")
 	const seal = "4a8377c366785157a146aef739d0258b68b4f437842478e6a465667832b3aa21"
@@ -62,12 +60,9 @@ func TestExamples(t *testing.T) {
 func TestParse(t *testing.T) {
 	good := []string{secret, a199, None, "alice 9223372036854775807 72", "bob 9223372036854775807 slashed", "carol 1 0"}
 	d, err := Parse(good)
-	if err != nil {
-		t.Fatal(err)
-	}
+	same(t, "error", err, nil)
 	same(t, "lines", d.Lines(), strings.Join(good, "\n")+"\n")
-	same(t, "entries", d.Entries,
-		"[{alice 9223372036854775807 72 false} {bob 9223372036854775807 slashed true} {carol 1 0 false}]")
+	same(t, "entries", d.Entries, "[{alice 9223372036854775807 72} {bob 9223372036854775807 slashed} {carol 1 0}]")
 	same(t, "eligible", fmt.Sprint(d.Eligible()), "2 9223372036854775808")
 	for _, bad := range []string{"", "alice 5", "alice 5 ", "alice  5 72", " 5 72", "alice 5 72 1", "alice 0 72",
 		"alice -5 72", "alice +5 72", "alice 05 72", "alice 1_0 72", "alice 9223372036854775808 72", "al\nice 5 72",
@@ -177,7 +172,6 @@ func TestRecords(t *testing.T) {
 		{"....", "abcd", 1, "", "", "3 draws; 1 draw not announced (line 4)\n"},
 		{"....", "abcd", 2, "", "", "line 4: its block is not in the chain"},
 		{"x...", "abcd", 0, "", "", "3 draws; 1 draw not announced (line 1); 1 new seal, as after a restart\n"},
-		{"x...", "bcd", 0, "", "", "3 draws; the file continues from draw\n  "},
 		{".x--", "ab", 0, "", "", "1 draw; 2 blocks without a draw record; 1 draw not announced (line 2)\n"},
 		{"..xx", "abcd", 0, "", "", "2 draws; 2 draws not announced (line 3, line 4); 1 new seal, as after a restart\n"},
 		{".rr-.", "abcd", 0, "", "", "4 draws; 1 block without a draw record; 1 new seal, as after a restart\n"},
@@ -220,30 +214,17 @@ func TestRewrites(t *testing.T) {
 	end := "if you noted this seal, no block or draw before draw 12 has changed since:\n" + genuine.seal
 	same(t, "the genuine game", verify(strings.Join(genuine.records, ""), genuine.chain), "11 draws; "+
 		"1 block without a draw record; 1 draw not announced (line 4); 1 new seal, as after a restart\n"+end)
-	const a, b, c, d = "a4 100 70", "f4 25 71", "c4 50 slashed", "d4 7 73" // a has won
+	const winner, loser = "a4 100 70", "f4 25 71" // of round 4
 	round := func(i int) string { return newRound(i, rune(kinds[i])) }
-	mined := game
-	for i := 4; i < len(kinds); i++ { // change a BPM until the same entry wins, so that the chain stays as it was
-		before := mined
-		for bpm := 0; bpm == 0 || play(mined).chain[i] != genuine.chain[i] && bpm < 1000; bpm++ {
-			mined = strings.Replace(before, fmt.Sprintf("d%d 7 73", i), fmt.Sprintf("d%d 7 %d", i, bpm), 1)
-		}
-	}
 	before := func(draws string, chain []block) string { // the lines of all draws, and the blocks before the last one
 		return fmt.Sprint(regexp.MustCompile(`"Lines":.*?]`).FindAllString(draws, -1), chain[:min(12, len(chain))])
 	}
 	for what, edit := range map[string][2]string{
-		"a loser is removed":               {"," + b, ""},
-		"the winner is removed":            {a + ",", ""},
-		"an entry is added":                {d, d + ",m 9 1"},
-		"a stake is cut":                   {b, "f4 24 71"},
-		"a loser is renamed":               {b, "m 25 71"},
-		"the winner is renamed":            {a, "m 100 70"},
-		"two entries are swapped":          {a + "," + b, b + "," + a},
-		"the BPM of a loser is changed":    {b, "f4 25 1"},
-		"the BPM of the winner is changed": {a, "a4 100 1"},
-		"a loser is slashed":               {b, "f4 25 slashed"},
-		"a slashed one is not":             {c, "c4 50 72"},
+		"a loser is removed":               {"," + loser, ""},
+		"the winner is removed":            {winner + ",", ""},
+		"the BPM of a loser is changed":    {loser, "f4 25 1"},
+		"the BPM of the winner is changed": {winner, "a4 100 1"},
+		"a slashed one is not":             {"c4 50 slashed", "c4 50 72"},
 		"the secret is another one":        {"00004,", "XXXXX,"},
 		"a draw becomes unannounced":       {round(4), newRound(4, 'x')},
 		"a draw is not recorded":           {round(4), newRound(4, '-')},
@@ -257,7 +238,6 @@ func TestRewrites(t *testing.T) {
 		"a draw is removed":                {round(4), ""},
 		"the last draw is removed":         {round(12), ""},
 		"two draws are swapped":            {round(4) + round(5), round(5) + round(4)},
-		"the BPMs are mined":               {game, mined},
 	} {
 		f := play(strings.Replace(game, edit[0], edit[1], 1))
 		same(t, what+": nothing rewritten", slices.Equal(f.records, genuine.records), false)
@@ -278,12 +258,10 @@ func TestFairness(t *testing.T) {
 	dir := t.TempDir() + "/"
 	os.WriteFile(dir+"other", []byte("another\nchain\nof\nblocks\n"), 0o644)
 	for _, c := range [][3]string{ // rounds of the game, the chain file, how the output or the error begins
-		{"....", "chain", "4 rounds, 12 validators. "},
 		{"x..xx.x", "chain", "3 rounds, 9 validators. "},
 		{"..x", "none", "3 rounds, "},
 		{"..x", "other", "3 rounds, "},
 		{".x--.", "chain", "2 rounds, "},
-		{".x--.", "none", "3 rounds, "},
 		{".x-.", "none", "2 rounds, "},
 		{".--.--.", "chain", "3 rounds, "},
 		{"", "chain", dir + "draws: no draws yet"},
@@ -293,9 +271,6 @@ validator     rounds  expected    wins      z
 a0                 1       0.8       1   +0.6  ======================|=======
 a1                 1       0.8       1   +0.6  ======================|=======
 f0                 1       0.2       0   -0.5       |
-f1                 1       0.2       0   -0.5       |
-d0                 1       0.1       0   -0.2   |
-d1                 1       0.1       0   -0.2   |
 `},
 	} {
 		f := play(newGame(c[0]))

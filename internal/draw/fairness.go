@@ -29,7 +29,7 @@ func count(tallies map[string]tally, d *Decoded) {
 	_, tickets := d.Draw.Eligible()
 	eligible, _ := tickets.Float64()
 	for i, e := range d.Draw.Entries {
-		if e.Slashed {
+		if e.Note == slashed {
 			continue
 		}
 		share := float64(e.Tickets) / eligible

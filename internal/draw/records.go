@@ -25,10 +25,9 @@ type Record struct {
 
 // NewRecord returns the line, without a newline, for the block that won the draw with outcome o. next is the next draw.
 func NewRecord(index int, block string, o Outcome, next *Draw) []byte {
-	lines := strings.Split(strings.TrimSuffix(o.Lines, "\n"), "\n")
-	ticket, total := json.Number(o.Ticket.String()), json.Number(o.Total.String())
 	return linefile.Encode(Record{
-		Index: index, Block: block, Lines: lines, Ticket: ticket, Total: total, NextSeal: next.Seal(),
+		Index: index, Block: block, Lines: strings.Split(strings.TrimSuffix(o.Lines, "\n"), "\n"),
+		Ticket: json.Number(o.Ticket.String()), Total: json.Number(o.Total.String()), NextSeal: next.Seal(),
 	})
 }
 
@@ -144,9 +143,8 @@ func (r *Records) CheckBlock(index int, hash, winner, note string) {
 // CheckEnd checks the records after the last block of the chain, the head. They are draws of the next block, which were
 // not announced. It returns the first error of all checks, with the number of its line, or nil if there was none.
 func (r *Records) CheckEnd() error {
-	head := r.index
-	r.CheckBlock(head+1, "", "", "") // a block that no record can name
-	if r.index = head; r.next != nil {
+	r.CheckBlock(r.index+1, "", "", "") // a block that no record can name
+	if r.index--; r.next != nil {
 		r.fail("its block is not in the chain")
 	}
 	return r.err

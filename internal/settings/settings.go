@@ -83,10 +83,7 @@ func Usage() string {
 // Names in .env that are not settings only cause a warning.
 func ReadDotEnv(warnings io.Writer) error {
 	text, err := os.ReadFile(".env")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a missing file counts as empty
 		return fmt.Errorf(".env: %w; make it a text file that the server may read, or remove it", errors.Unwrap(err))
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))       // the byte order mark that some editors write

@@ -760,7 +760,7 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 // ---- Main ----
 
 const usage = `usage: proofofstake                          run the server
-       proofofstake verify [CHAIN [DRAWS]]   check the chain and how its blocks were drawn
+       proofofstake verify [CHAIN [DRAWS]]   check the chain and its draws
        proofofstake fairness [DRAWS]         show whether wins follow stakes
 `
 

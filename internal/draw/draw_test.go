@@ -216,12 +216,22 @@ func TestRewrites(t *testing.T) {
 		"1 block without a draw record; 1 draw not announced (line 4); 1 new seal, as after a restart\n"+end)
 	const winner, loser = "a4 100 70", "f4 25 71" // of round 4
 	round := func(i int) string { return newRound(i, rune(kinds[i])) }
+	mined := game
+	for i := 4; i < len(kinds); i++ { // change a BPM until the same entry wins, so that the chain stays as it was
+		before := mined
+		for bpm := 0; bpm == 0 || play(mined).chain[i] != genuine.chain[i] && bpm < 1000; bpm++ {
+			mined = strings.Replace(before, fmt.Sprintf("d%d 7 73", i), fmt.Sprintf("d%d 7 %d", i, bpm), 1)
+		}
+	}
 	before := func(draws string, chain []block) string { // the lines of all draws, and the blocks before the last one
 		return fmt.Sprint(regexp.MustCompile(`"Lines":.*?]`).FindAllString(draws, -1), chain[:min(12, len(chain))])
 	}
 	for what, edit := range map[string][2]string{
 		"a loser is removed":               {"," + loser, ""},
 		"the winner is removed":            {winner + ",", ""},
+		"an entry is added":                {loser, loser + ",m 9 1"},
+		"a stake is cut":                   {loser, "f4 24 71"},
+		"the BPMs are mined":               {game, mined},
 		"the BPM of a loser is changed":    {loser, "f4 25 1"},
 		"the BPM of the winner is changed": {winner, "a4 100 1"},
 		"a slashed one is not":             {"c4 50 slashed", "c4 50 72"},

@@ -205,7 +205,8 @@ func (s *soak) checkFiles(killed bool) {
 		}
 	}
 	expect(s.t, len(s.won) == len(s.blocks)-1, "%d draws of %d blocks", len(s.won), len(s.blocks)-1)
-	verifies(s.t, s.dir, fmt.Sprintf(`ok: %d draws?(?:;(?s:.*))?`, len(s.won)))
+	matches(s.t, run(s.t, s.dir, "verify"), fmt.Sprintf(`^0 ok: %d blocks?, .*\nok: %d draws?\b(?s:.*)2> $`,
+		len(s.blocks), len(s.won)))
 }
 
 // pick returns the line of the proposal that a hash picks from a pool, and its ticket.
@@ -294,7 +295,7 @@ func (s *soak) checkClient(c soakClient, killed bool) error {
 			return fmt.Errorf("not the chain: %q", m[0])
 		}
 	}
-	left, stopped := find("(goodbye\n|"+isSlashed+"|"+serverFull+")$") != nil, find(shutdown+"$") != nil
+	left, stopped := find("(goodbye\n|"+isSlashed+"|the server is full; .*\n)$") != nil, find(shutdown+"$") != nil
 	switch {
 	case left, killed:
 	case !stopped && !strings.HasSuffix(c.typed, "EOF"):

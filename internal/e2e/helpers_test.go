@@ -42,11 +42,10 @@ const (
 		`(?:if you noted this seal, no block or draw before draw \d+ has changed since:\n` + sealed + `)?2> $`
 )
 
-// notABPM is what a validator types to be slashed.
-const notABPM = "abc"
-
-// timeout bounds every wait, so that a hang is a failure. No test expects anything to take a certain time.
-const timeout = 60 * time.Second
+const (
+	notABPM = "abc"            // what a validator types to be slashed
+	timeout = 60 * time.Second // bounds every wait, so that a hang is a failure
+)
 
 // binary is the name of the server under test, which TestMain builds.
 var binary string
@@ -100,11 +99,8 @@ type testClient struct {
 	seen    int    // the length of the text that waits have passed
 }
 
-// types types text. Errors are ignored: the other end may have closed.
-func (c *testClient) types(text string) {
-	c.in.SetDeadline(time.Now().Add(timeout))
-	io.WriteString(c.in, text)
-}
+// types types text, which is too short to block. Errors are ignored: the other end may have closed.
+func (c *testClient) types(text string) { io.WriteString(c.in, text) }
 
 // wait waits for text that matches pattern, after what earlier calls waited for. It returns the submatches.
 func (c *testClient) wait(pattern string) []string {
@@ -201,12 +197,6 @@ func (p *process) trace(options ...string) *process {
 	return p
 }
 
-// start starts a server in dir and waits until it listens.
-func start(t testing.TB, dir, words string) *process {
-	t.Helper()
-	return server(t, dir, words).launch().listens()
-}
-
 // run runs the server's program to its end and returns the result.
 func run(t testing.TB, dir, words string) string {
 	t.Helper()
@@ -229,10 +219,10 @@ func (p *process) launch() *process {
 	return p
 }
 
-// listens waits until the server listens.
-func (p *process) listens() *process {
+// start launches a server and waits until it listens.
+func (p *process) start() *process {
 	p.t.Helper()
-	p.addr = p.wait(`listening on (\S+)\n`)[1]
+	p.addr = p.launch().wait(`listening on (\S+)\n`)[1]
 	return p
 }
 

@@ -121,7 +121,7 @@ func (s *soak) run(faults bool) {
 		expect(s.t, faults, "the server does not start")
 		return
 	}
-	ctx, stop := context.WithCancel(s.t.Context())
+	ctx, stop := context.WithTimeout(s.t.Context(), lifetime)
 	defer stop()
 	var all sync.WaitGroup
 	all.Go(func() { p.result() })
@@ -130,9 +130,8 @@ func (s *soak) run(faults bool) {
 		r := rand.New(rand.NewPCG(s.r.Uint64(), 0))
 		all.Go(func() { clients[i] = s.play(ctx, r, started[3], faults) })
 	}
-	<-time.After(lifetime)
 	signal := []os.Signal{os.Interrupt, syscall.SIGTERM, os.Kill, os.Kill}[s.r.IntN(4)]
-	stop()
+	<-ctx.Done()
 	p.Process.Signal(signal)
 	all.Wait()
 	matches(s.t, p.result(), "^(0|-1) ")

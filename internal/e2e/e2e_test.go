@@ -269,7 +269,7 @@ func TestClosedOutput(t *testing.T) {
 	s := server(t, t.TempDir(), "ADDR="+free.Addr().String())
 	free.Close()
 	s.Path, s.Args = "/bin/bash", []string{"bash", "-c", `exec 2>/dev/null
-		(while kill -0 $$ && ! : <>/dev/tcp/${ADDR/://}; do sleep .1; done; echo "listening on $ADDR") &
+		(for i in {1..300}; do sleep .1; : <>/dev/tcp/${ADDR/://} && echo "listening on $ADDR" && break; done) &
 		exec "$0" <&- >&- 2>&-`, binary}
 	s.start().joins(5).forges(1)
 	s.stop(syscall.SIGTERM)

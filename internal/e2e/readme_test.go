@@ -33,17 +33,15 @@ func TestReadmeNames(t *testing.T) {
 		"README.md": "\n\\| `([A-Z_]+)` \\| `(.*?)`",
 		".env":      `\n#?([A-Z_]+)=(.*)`,
 	} {
-		if found := slices.Sorted(slices.Values(findAll(t, file, pattern))); !slices.Equal(found, settings) {
-			t.Errorf("%s has the settings\n%q, the program has\n%q", file, found, settings)
-		}
+		found := slices.Sorted(slices.Values(findAll(t, file, pattern)))
+		expect(t, slices.Equal(found, settings), "%s has\n%q, the program has\n%q", file, found, settings)
 	}
 	for _, target := range findAll(t, "README.md", "`make ([a-z]+)") {
 		findAll(t, "Makefile", "\n("+target+"):")
 	}
 	for _, name := range findAll(t, "README.md", "[`(\"](internal/[^`)\"]+|\\.ci/[a-z]+|[a-z_]+\\.go)[`)\"]") {
-		if _, err := os.Stat("../../" + name); err != nil {
-			t.Errorf("README.md: %v", err)
-		}
+		_, err := os.Stat("../../" + name)
+		expect(t, err == nil, "README.md: %v", err)
 	}
 	guide := findAll(t, "README.md", `(?s)\n\| to change(.*?)\n\n.*\n## If you know the tutorial\n\n(.*?)\n\n`)[0]
 	for _, name := range regexp.MustCompile("`[a-zA-Z]+`").FindAllString(guide, -1) {
@@ -62,9 +60,7 @@ func TestReadmeCommands(t *testing.T) {
 	timestamp, bpm, prevHash, validator := fields[1], fields[2], fields[3], fields[4]
 	for _, line := range []string{"draw 1 seal: " + one(`head -n \d+ .*\n *(\w+)`), "draw 1 secret: " + lines[:26],
 		"winning validator: " + validator, "  forged by " + validator} {
-		if !strings.Contains(game, "\n"+line+"\n") {
-			t.Errorf("README.md: the sample game lacks %s", line)
-		}
+		expect(t, strings.Contains(game, "\n"+line+"\n"), "README.md: the sample game lacks %s", line)
 	}
 	dir, program := t.TempDir(), strings.NewReplacer("go run .", binary, "./proofofstake", binary)
 	for name, content := range map[string]string{
@@ -83,8 +79,7 @@ func TestReadmeCommands(t *testing.T) {
 		cmd := exec.Command("timeout", "60", "sh", "-c", "exec 2>&1; "+program.Replace(command))
 		cmd.Dir, cmd.Env = dir, append(os.Environ(), "CHAIN_FILE=chain.jsonl", "DRAWS_FILE=draws.jsonl")
 		got, _ := cmd.Output() // some samples show an error
-		if want = strings.TrimPrefix(want, "    "); string(got) != want {
-			t.Errorf("README.md: %s\nprints\n%s, not\n%s", command, got, want)
-		}
+		want = strings.TrimPrefix(want, "    ")
+		expect(t, string(got) == want, "README.md: %s\nprints\n%s, not\n%s", command, got, want)
 	}
 }

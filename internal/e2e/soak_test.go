@@ -29,17 +29,17 @@ var (
 	faults   = flag.Bool("faults", false, "whether TestSoak injects faults into system calls, with strace")
 )
 
-// scripts are what clients type: first, and then after each announcement (see react).
-var scripts = [][2]string{
-	{"STAKE\nBPM\n", "BPM\n"},
-	{"STAKE\n", "BPM\n\ndraw\nhelp\nBPM\n"},
-	{"draw\n", "draw\n"},
-	{"STAKE\nBPM\nBPM\n\ndraw\nhelp\nBPM\nquit\nBPM\n", ""},
-	{"STAKE\nBPM\nEOF", ""},
-	{"STAKE\nBPM\n", "BPM\nEOF"},
-	{"10000\nBPM\n" + notABPM + "\n", ""}, // most of the tickets are slashed
-	{"STAKE\nBPM\n", notABPM + "\nBPM\n"},
-	{"GET / HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n", ""},
+// scripts are what clients type: first, and after the "|" what they type after each announcement (see react).
+var scripts = []string{
+	"STAKE\nBPM\n|BPM\n",
+	"STAKE\n|BPM\n\ndraw\nhelp\nBPM\n",
+	"draw\n|draw\n",
+	"STAKE\nBPM\nBPM\n\ndraw\nhelp\nBPM\nquit\nBPM\n|",
+	"STAKE\nBPM\nEOF|",
+	"STAKE\nBPM\n|BPM\nEOF",
+	"10000\nBPM\n" + notABPM + "\n|", // most of the tickets are slashed
+	"STAKE\nBPM\n|" + notABPM + "\nBPM\n",
+	"GET / HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n|",
 }
 
 // soak runs one server after the other on the same files. It holds what the checks have found in them.
@@ -66,11 +66,8 @@ type record struct {
 	Lines                []string
 }
 
-// soakClient is a connection: what it typed (see react) and received.
-type soakClient struct{ typed, text string }
-
-// isVoid reports whether the validator of a draw line has been slashed.
-func isVoid(line string) bool { return strings.HasSuffix(line, "slashed") }
+// soakClient is a connection: its script, and what it received.
+type soakClient struct{ script, text string }
 
 // TestSoak kills or stops servers at random moments. After each of them it compares the files with what the clients
 // received. The checks share no code with the server. With -faults, system calls on the files fail, wait or kill the
@@ -124,19 +121,17 @@ func (s *soak) run(faults bool) {
 		expect(s.t, faults, "the server does not start")
 		return
 	}
-	ctx, stop := context.WithCancel(s.t.Context())
+	ctx, stop := context.WithTimeout(s.t.Context(), lifetime)
 	defer stop()
 	var all sync.WaitGroup
-	all.Go(func() { p.rest() })
-	all.Go(func() { p.stderr.rest() })
+	all.Go(func() { p.result() })
 	var clients [30][]soakClient
 	for i := range clients {
 		r := rand.New(rand.NewPCG(s.r.Uint64(), 0))
 		all.Go(func() { clients[i] = s.play(ctx, r, started[3], faults) })
 	}
-	<-time.After(lifetime)
 	signal := []os.Signal{os.Interrupt, syscall.SIGTERM, os.Kill, os.Kill}[s.r.IntN(4)]
-	stop()
+	<-ctx.Done()
 	p.Process.Signal(signal)
 	all.Wait()
 	matches(s.t, p.result(), "^(0|-1) ")
@@ -148,7 +143,7 @@ func (s *soak) run(faults bool) {
 	s.checkFiles(killed)
 	for _, c := range slices.Concat(clients[:]...) {
 		if err := s.checkClient(c, killed); err != nil {
-			s.t.Fatalf("a client typed %q: %v:\n%s", c.typed, err, c.text)
+			s.t.Fatalf("a client typed %q: %v:\n%s", c.script, err, c.text)
 		}
 	}
 }
@@ -163,12 +158,12 @@ func (s *soak) play(ctx context.Context, r *rand.Rand, addr string, faults bool)
 			break
 		}
 		numbers := strings.NewReplacer("STAKE", strconv.Itoa(1+r.IntN(300)), "BPM", strconv.Itoa(60+r.IntN(40)))
-		script := scripts[r.IntN(len(scripts))]
-		first, again := numbers.Replace(script[0]), numbers.Replace(script[1])
+		script := numbers.Replace(scripts[r.IntN(len(scripts))])
+		first, again, _ := strings.Cut(script, "|")
 		text, err := react(conn, first, again)
-		expect(s.t, !errors.Is(err, os.ErrDeadlineExceeded), "%q was not answered:\n%s", first+again, text)
+		expect(s.t, !errors.Is(err, os.ErrDeadlineExceeded), "%q was not answered:\n%s", script, text)
 		if text != "" || ctx.Err() == nil { // otherwise the server ended before it accepted the connection
-			clients = append(clients, soakClient{typed: first + again, text: text})
+			clients = append(clients, soakClient{script, text})
 		}
 	}
 	return clients
@@ -205,14 +200,8 @@ func (s *soak) checkFiles(killed bool) {
 		}
 	}
 	expect(s.t, len(s.won) == len(s.blocks)-1, "%d draws of %d blocks", len(s.won), len(s.blocks)-1)
-	verifies(s.t, s.dir, fmt.Sprintf(`ok: %d draws?(?:;(?s:.*))?`, len(s.won)))
-}
-
-// pick returns the line of the proposal that a hash picks from a pool, and its ticket.
-func pick(hash string, pool []string) (winner, ticket string) {
-	n, _ := new(big.Int).SetString(hash, 16)
-	i := n.Mod(n, big.NewInt(int64(len(pool)))).Int64()
-	return pool[i], fmt.Sprintf("ticket %d of %d", i+1, len(pool))
+	ok := fmt.Sprintf(`^0 ok: %d blocks?, .*\nok: %d draws?\b(?s:.*)2> $`, len(s.blocks), len(s.won))
+	matches(s.t, run(s.t, s.dir, "verify"), ok)
 }
 
 // checkDraw repeats a draw, and compares it with its seal and its block, and with the block and the draw before.
@@ -230,11 +219,16 @@ func (s *soak) checkDraw(line string, killed bool) error {
 		}
 		s.proposals[key] = fmt.Sprintf("%s: %d to %d", f[2], first, len(pool))
 	}
-	hash := hashLines(r.Lines...)
-	winner, outcome := pick(hash, pool)
-	if first := outcome; isVoid(winner) {
-		winner, outcome = pick(hashLines(hash), slices.DeleteFunc(pool, isVoid))
-		outcome = first + " was slashed; redraw: " + outcome
+	var winner, outcome string // outcome is as in the announcement
+	pick := func(hash string) {
+		n, _ := new(big.Int).SetString(hash, 16)
+		i := n.Mod(n, big.NewInt(int64(len(pool)))).Int64()
+		winner, outcome = pool[i], outcome+fmt.Sprintf("ticket %d of %d", i+1, len(pool))
+	}
+	hash, isVoid := hashLines(r.Lines...), func(line string) bool { return strings.HasSuffix(line, "slashed") }
+	if pick(hash); isVoid(winner) {
+		pool, outcome = slices.DeleteFunc(pool, isVoid), outcome+" was slashed; redraw: "
+		pick(hashLines(hash))
 	}
 	switch {
 	case !strings.HasSuffix(outcome, fmt.Sprintf("ticket %d of %d", r.Ticket, r.Total)):
@@ -280,12 +274,12 @@ func (s *soak) checkClient(c soakClient, killed bool) error {
 		}
 		announced = index
 	}
-	wasSlashed := strings.Contains(c.typed, notABPM)
+	mayBeSlashed := strings.Contains(c.script, notABPM)
 	for _, m := range find(proposed) {
 		last, _ = strconv.Atoi(m[1])
 		drawn, tickets := s.proposals[m[1]+" "+address], ": "+m[3]+" to "+cmp.Or(m[4], m[3])
-		notDrawn := drawn == "" && (wasSlashed || killed && last == len(s.blocks))
-		if drawn != m[2]+tickets && !(wasSlashed && drawn == "slashed"+tickets) && !notDrawn {
+		notDrawn := drawn == "" && (mayBeSlashed || killed && last == len(s.blocks))
+		if drawn != m[2]+tickets && !(mayBeSlashed && drawn == "slashed"+tickets) && !notDrawn {
 			return fmt.Errorf("the draw has %q: %q", drawn, m[0])
 		}
 	}
@@ -294,10 +288,10 @@ func (s *soak) checkClient(c soakClient, killed bool) error {
 			return fmt.Errorf("not the chain: %q", m[0])
 		}
 	}
-	left, stopped := find("(goodbye\n|"+isSlashed+"|"+serverFull+")$") != nil, find(shutdown+"$") != nil
+	left, stopped := find("(goodbye\n|"+isSlashed+"|the server is full; .*\n)$") != nil, find(shutdown+"$") != nil
 	switch {
 	case left, killed:
-	case !stopped && !strings.HasSuffix(c.typed, "EOF"):
+	case !stopped && !strings.Contains(c.script, "EOF"):
 		return errors.New("disconnected without a reason")
 	case announced < last || stopped && announced > 0 && announced < len(s.blocks)-1:
 		return errors.New("a winner was not announced")

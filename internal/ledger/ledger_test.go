@@ -57,6 +57,7 @@ func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(l.Cancel)
 	last, err := l.Load(ctx, func(line []byte) (string, error) {
 		time.Sleep(time.Second)
 		if string(line) != blocks[0] || ctx.Err() != nil {
@@ -73,7 +74,7 @@ func load(t *testing.T, ctx context.Context, chain, draws string) *Ledger {
 	return l
 }
 
-// want checks what the files contain, and how often a text is in the log. A displaced file counts as empty.
+// want checks what the files contain by now, and how often a text is in the log. A displaced file counts as empty.
 func want(t *testing.T, chain, draws, text string, count int) {
 	t.Helper()
 	synctest.Wait()
@@ -81,7 +82,7 @@ func want(t *testing.T, chain, draws, text string, count int) {
 	gotDraws, _ := os.ReadFile("draws")
 	logged, _ := os.ReadFile("log")
 	if string(gotChain) != chain || string(gotDraws) != draws || strings.Count(string(logged), text) != count {
-		t.Errorf("got %q, %q, %q, want %q, %q, %d times %q", gotChain, gotDraws, logged, chain, draws, count, text)
+		t.Fatalf("got %q, %q, %q, want %q, %q, %d times %q", gotChain, gotDraws, logged, chain, draws, count, text)
 	}
 }
 
@@ -134,16 +135,6 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// wantSaved expects the ledger to save an entry by now.
-func wantSaved(t *testing.T, l *Ledger) {
-	t.Helper()
-	select {
-	case <-l.Saved:
-	case <-time.After(10 * time.Millisecond):
-		t.Fatal("the entry is not saved")
-	}
-}
-
 // skipOnWindows skips a test in which other programs change the files.
 func skipOnWindows(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -172,16 +163,18 @@ func TestSave(t *testing.T) {
 			want(t, before, early, "move it back; otherwise restart", 2*strings.Count(early, "\n"))
 			time.Sleep(499 * time.Millisecond)
 			want(t, before, early, "after all", 0)
-			wantSaved(t, l)
+			time.Sleep(time.Millisecond)
 			want(t, before+block1+"\n", record1, "saved block 1 after all", 1)
+			<-l.Saved
 			os.Remove("draws") // which is allowed
 			os.Chtimes("chain", time.Time{}, time.Unix(1, 0))
 			l.Save(entry(2, record2, "two"))
-			wantSaved(t, l)
+			want(t, before+block1+"\ntwo\n", record2, "deleted or moved; reopened it, new draws go there\n", 1)
+			<-l.Saved
 			os.Chtimes("draws", time.Time{}, time.Unix(1, 0))
 			l.Save(entry(3, record3, "three"))
-			wantSaved(t, l)
 			want(t, after, record2+record3, "its time has changed; reopened it, new draws go there\n", 1)
+			<-l.Saved
 			l.Save(Entry{Index: 4, Block: []byte("four")})
 			l.Close()
 			want(t, after+"four\n", record2+record3, "after all", 1)
@@ -219,7 +212,6 @@ func TestOtherDraws(t *testing.T) {
 				time.Sleep(time.Second)
 				row = []string{"", reopened, record}
 			}
-			wantSaved(t, l)
 			want(t, genesis+"two\n", row[2], row[1], 1)
 		})
 	}

@@ -112,8 +112,7 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 		blocks++
 		return nil
 	}
-	lines := l.chain.Scanner(linefile.MaxLine)
-	chainEnd, err := readChain(ctx, "loading "+l.chainName, l.chain.Reader(), lines, add)
+	chainEnd, err := readChain(ctx, "loading "+l.chainName, l.chain.Reader(), l.chain.Scanner(linefile.MaxLine), add)
 	switch {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: interrupted while reading the chain", l.chainName)

@@ -117,14 +117,13 @@ func wantSynced(t *testing.T, what string, d *testDisk, f *File, complete, parti
 // do takes a step, which adds this text to the complete lines: it appends the line "new", completes the partial line
 // "tail", or drops it.
 func do(f *File, step string) error {
-	line := []byte(strings.TrimSuffix(step, "\n"))
 	switch step {
-	case "":
+	case drop:
 		return f.DropPartial()
-	case "tail\n":
-		return f.CompletePartial(line)
+	case complete:
+		return f.CompletePartial([]byte("tail"))
 	}
-	return f.Append(line)
+	return f.Append([]byte("new"))
 }
 
 const app, complete, drop = "new\n", "tail\n", "" // steps
@@ -219,7 +218,7 @@ func TestErrChanged(t *testing.T) {
 	want(f, app, "its size is now 2 bytes")
 }
 
-// While each byte is written to one file and then to another, the snapshot of the first is never behind, and that of the
+// While each byte is written to one file and then to another, the snapshot of the first is never behind. That of the
 // second ends where the file ended when it was opened.
 func TestOpenSnapshots(t *testing.T) {
 	first, f := openTest(t, "")
@@ -304,8 +303,6 @@ func TestEnd(t *testing.T) {
 			}
 		}
 	}
-	_, err := completeLines(strings.NewReader("one"), 4)
-	same(t, "truncated meanwhile", fmt.Sprint(err, errors.Is(err, io.EOF)), "finding the last newline: EOF true")
 }
 
 // A line may have maxLine bytes. A longer one is an error, and is not read to its end.
@@ -336,13 +333,10 @@ func TestDecode(t *testing.T) {
 	for want, lines := range map[string][]string{
 		want(`{"Index":1,"BPM":2,"Notes":null}`): {
 			`{"Index": 1,"BPM":2,"Notes":null}`, `{"Index":1,"BPM":2,"Notes":null} `, `{"index":1,"BPM":2,"Notes":null}`,
-			`{"BPM":2,"Index":1,"Notes":null}`, `{"Index":1,"BPM":2}`, `{"Index":1,"BPM":2,"BPM":2,"Notes":null}`,
-			`{"Index":1,"BPM":2,"Notes":null,"More":3}`,
+			`{"BPM":2,"Index":1,"Notes":null}`, `{"Index":1,"BPM":2}`, `{"Index":1,"BPM":2,"Notes":null,"More":3}`,
 		},
 		want("{\"Index\":1,\"BPM\":0,\"Notes\":[\"\ufffd\"]}"): {"{\"Index\":1,\"BPM\":-0,\"Notes\":[\"\xff\"]}"},
-		`bad JSON: "`: {
-			`{}{}`, `{"Notes":[1]}`, `{"BPM":7.5}`, `{"BPM":9223372036854775808}`, "\u009b", "{\"\u009b\u202e\":1",
-		},
+		`bad JSON: "`: {`{}{}`, `{"Notes":[1]}`, `{"BPM":7.5}`, "\u009b", "{\"\u009b\u202e\":1", `{"BPM":{"\u009b":1}}`},
 		"line ends in CR LF; save the file with Unix line ends":   {good + "\r", "\r"},
 		"begins with a byte order mark; save the file without it": {"\ufeff" + good},
 		"begins with 2 zero bytes, as after a power cut":          {"\x00\x00" + good},

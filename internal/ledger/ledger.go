@@ -18,7 +18,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -95,7 +94,7 @@ type LastDraw struct {
 // canceled, a file is invalid, or the last draw does not belong to the chain, Load returns an error and leaves the
 // files unchanged.
 func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, err error)) (*LastDraw, error) {
-	last, drawsEnd, err := l.lastDraw(l.draws)
+	last, drawsEnd, err := lastDraw(l.drawsName, l.draws.Reader())
 	if err != nil {
 		return nil, err
 	}
@@ -113,14 +112,7 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 		blocks++
 		return nil
 	}
-	lines, chainEnd := l.chain.Scanner(linefile.MaxLine), partialLine{}
-	err = readLines(ctx, lines, "loading "+l.chainName, l.chain.Reader().Size(), add)
-	if err == nil {
-		_, chainEnd.text, err = linefile.End(l.chain.Reader(), linefile.MaxLine)
-		if err = cmp.Or(err, chainEnd.decide(blocks == 0, add)); err != nil {
-			err = fmt.Errorf("line %d: %w", lines.Number()+1, err)
-		}
-	}
+	chainEnd, err := readChain(ctx, "loading "+l.chainName, l.chain.Reader(), l.chain.Scanner(linefile.MaxLine), add)
 	switch {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: interrupted while reading the chain", l.chainName)
@@ -146,22 +138,31 @@ func (l *Ledger) Load(ctx context.Context, next func(line []byte) (hash string, 
 	return last, err
 }
 
-// readLines calls add with each complete line, until ctx is canceled. It shows progress. The error names the line.
-func readLines(ctx context.Context, lines *linefile.Scanner, title string, size int64, add func([]byte) error) error {
-	progress := console.NewProgress(os.Stderr, title, size)
+// readChain calls next with each line of a chain file, until ctx is canceled. It returns the partial line, on which it
+// has decided. It shows progress. The error names the line.
+func readChain(ctx context.Context, title string, file *io.SectionReader, lines *linefile.Scanner,
+	next func(line []byte) error) (end partialLine, err error) {
+	progress := console.NewProgress(os.Stderr, title, file.Size())
 	defer progress.Done()
 	for lines.Scan() && ctx.Err() == nil {
-		if err := add(lines.Bytes()); err != nil {
-			return fmt.Errorf("line %d: %w", lines.Number(), err)
+		if err := next(lines.Bytes()); err != nil {
+			return end, fmt.Errorf("line %d: %w", lines.Number(), err)
 		}
 		progress.Add(len(lines.Bytes()) + 1)
 	}
-	return cmp.Or(lines.Err(), ctx.Err())
+	if err = cmp.Or(lines.Err(), ctx.Err()); err != nil {
+		return end, err
+	}
+	_, end.text, err = linefile.End(file, linefile.MaxLine)
+	if err = cmp.Or(err, end.decide(lines.Number() == 0, next)); err != nil {
+		err = fmt.Errorf("line %d: %w", lines.Number()+1, err)
+	}
+	return end, err
 }
 
 // lastDraw decodes the last record of a draws file, which may be the partial line. It fails if the last line is neither
 // a record nor the start of one.
-func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, end partialLine, err error) {
+func lastDraw(name string, file *io.SectionReader) (last *LastDraw, end partialLine, err error) {
 	last = &LastDraw{Decoded: &draw.Decoded{Outcome: draw.Outcome{Hash: draw.None}}}
 	decode := func(line []byte) error {
 		decoded, err := draw.Decode(line)
@@ -171,13 +172,13 @@ func (l *Ledger) lastDraw(file *linefile.File) (last *LastDraw, end partialLine,
 		last.Decoded = decoded
 		return nil
 	}
-	line, partial, err := linefile.End(file.Reader(), draw.MaxRecord)
+	line, partial, err := linefile.End(file, draw.MaxRecord)
 	if err == nil && line != nil {
 		err = decode(line)
 	}
 	end.text = partial
 	if err = cmp.Or(err, end.decide(line == nil, decode)); err != nil {
-		err = fmt.Errorf("%s: last line: %w; repair the file, or move it away and leave the chain", l.drawsName, err)
+		err = fmt.Errorf("%s: last line: %w; repair the file, or move it away and leave the chain", name, err)
 	}
 	return last, end, err
 }
@@ -206,6 +207,15 @@ func (p *partialLine) decide(isFirst bool, next func(line []byte) error) error {
 		return fmt.Errorf("no newline, and not how such a file begins: %w", err)
 	}
 	return nil
+}
+
+// report says on stderr whether Verify counts the partial line of a file, if there is one.
+func (p *partialLine) report(stderr io.Writer, name string) {
+	if p.isNext {
+		fmt.Fprintf(stderr, "%s: counting the last line, which only lacks its newline\n", name)
+	} else if len(p.text) > 0 {
+		fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", name)
+	}
 }
 
 // endLine completes the partial line of a file, if there is one and it is the next line, or else removes it.
@@ -240,20 +250,11 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	}
 	defer chain.Close()
 	defer draws.Close()
-	report := func(name string, partial []byte, err error) {
-		if err == nil {
-			fmt.Fprintf(stderr, "%s: counting the last line, which only lacks its newline\n", name)
-		} else if len(partial) > 0 {
-			fmt.Fprintf(stderr, "%s: ignoring a partial last line\n", name)
-		}
-	}
-	_, partial, _ := linefile.End(draws.SectionReader, draw.MaxRecord) // records and lines return the errors
-	_, partialErr := draw.Decode(partial)
+	_, drawsEnd, _ := lastDraw(drawsName, draws.SectionReader) // records returns the errors
 	drawsReader := io.Reader(draws)
-	if partialErr == nil {
+	if drawsEnd.isNext {
 		drawsReader = io.MultiReader(draws, strings.NewReader("\n"))
 	}
-	report(drawsName, partial, partialErr)
 	records, blocks, head := draw.NewRecords(drawsReader), 0, ""
 	add := func(line []byte) error {
 		hash, err := next(line, records)
@@ -263,17 +264,15 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 		return err
 	}
 	lines := linefile.NewScanner(chain, linefile.MaxLine)
-	err = readLines(context.Background(), lines, "verifying "+chainName, chain.Size(), add)
-	if err == nil {
-		_, partial, _ = linefile.End(chain.SectionReader, linefile.MaxLine)
-		report(chainName, partial, add(partial))
-		if head == "" {
-			err = errors.New("no genesis block")
-		}
+	chainEnd, err := readChain(context.Background(), "verifying "+chainName, chain.SectionReader, lines, add)
+	if err == nil && head == "" {
+		err = errors.New("no genesis block")
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", chainName, err)
 	}
+	drawsEnd.report(stderr, drawsName)
+	chainEnd.report(stderr, chainName)
 	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(blocks, "block"), head)
 	if err := records.CheckEnd(); err != nil {
 		return fmt.Errorf("%s: %w", drawsName, err)
@@ -312,15 +311,10 @@ func (l *Ledger) Save(e Entry) {
 // Cancel ends the retries for an entry that is not saved yet. It is safe to call Cancel more than once.
 func (l *Ledger) Cancel() { l.cancel() }
 
-// Close ends the retries, waits for the current attempt, and closes the files. It removes an empty chain file, which
-// Open created for a start that was refused.
+// Close ends the retries, waits for the current attempt, and closes the files.
 func (l *Ledger) Close() {
 	l.cancel()
 	l.saving.Wait()
-	path, _ := filepath.EvalSymlinks(l.chainName)
-	if info, err := os.Stat(path); err == nil && info.Size()+l.chain.Reader().Size() == 0 && os.Remove(path) != nil {
-		defer os.Remove(path) // Windows does not remove an open file
-	}
 	l.chain.Close()
 	l.draws.Close()
 }
@@ -352,7 +346,7 @@ func (l *Ledger) saveRecord(record []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w; make it a file that the server may write, or move it away", err)
 	}
-	last, end, err := l.lastDraw(draws)
+	last, end, err := lastDraw(l.drawsName, draws.Reader())
 	isSaved := bytes.Equal(linefile.Encode(last.Record), record)
 	namesLast := bytes.Contains(record, []byte(last.Outcome.Hash)) // as the draw before
 	if err == nil && last.Index > 0 && !isSaved && !namesLast {

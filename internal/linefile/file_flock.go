@@ -12,8 +12,7 @@ import (
 // openLocked opens or creates the file name. It locks the file until it is closed or the process ends. It fails with
 // ErrInUse if the file is locked already.
 func openLocked(name string) (*os.File, error) {
-	// O_NONBLOCK, because opening a pipe or a device could block forever. It has no effect on a regular file.
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o644)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}

@@ -23,8 +23,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 
 	"proofofstake/internal/console"
 )
@@ -333,7 +331,6 @@ func Encode(v any) []byte {
 func Decode(line []byte, v any) error {
 	err := json.Unmarshal(line, v)
 	canonical, _ := json.Marshal(v)
-	var number *json.UnmarshalTypeError
 	switch zeros := len(line) - len(bytes.TrimLeft(line, "\x00")); {
 	case err == nil && bytes.Equal(canonical, line):
 		return nil
@@ -345,9 +342,6 @@ func Decode(line []byte, v any) error {
 		return errors.New("empty line")
 	case zeros > 0:
 		return fmt.Errorf("begins with %s, as after a power cut", console.Plural(zeros, "zero byte"))
-	case errors.As(err, &number) && strings.HasPrefix(number.Value, "number "):
-		return fmt.Errorf("bad JSON: %s: %s is not a whole number that fits in %d bits", console.Quote(number.Field, 40),
-			console.Quote(strings.TrimPrefix(number.Value, "number "), 60), strconv.IntSize)
 	case err != nil:
 		return fmt.Errorf("bad JSON: %s", console.Quote(err.Error(), 100))
 	}

@@ -214,8 +214,8 @@ type proposal struct {
 }
 
 // round is the time in which proposals count. Its draw has a secret from the start, and one entry per proposal, in the
-// order of the proposals. The seal, a hash of the secret, is published before the first proposal. The secret is revealed
-// with the winner. So anyone can check that it was not chosen to suit the proposals (see package draw).
+// order of the proposals. The seal, a hash of the secret, is published before the first proposal, and the secret with
+// the winner. So anyone can check that the secret was not chosen to suit the proposals (see package draw).
 type round struct {
 	*draw.Draw
 	proposals  []*proposal
@@ -749,10 +749,12 @@ func verify(chainName, drawsName string, stdout, stderr io.Writer) error {
 	}
 	head := beforeGenesis()
 	next := func(line []byte, draws *draw.Records) (hash string, err error) {
-		if head, err = decodeNext(line, head); err == nil {
+		block, err := decodeNext(line, head)
+		if err == nil {
+			head = block
 			draws.CheckBlock(head.Index, head.Hash, head.Validator, strconv.Itoa(head.BPM))
 		}
-		return head.Hash, err
+		return block.Hash, err
 	}
 	return ledger.Verify(chainName, drawsName, stdout, stderr, next)
 }

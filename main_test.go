@@ -376,14 +376,14 @@ func TestPaste(t *testing.T) {
 	s := inMemory()
 	s.MaxStake = 1000
 	inVirtualTime(t, s, func(n *testNetwork) {
-		n.connect().dialogue(`Enter token balance:«⏎x⏎0⏎draw⏎100⏎?⏎72⏎73⏎⏎quit»
+		n.connect().dialogue(`Enter token balance:«x⏎⏎0⏎draw⏎100⏎?⏎72⏎73⏎⏎quit»
 
+"x" is not a stake: enter a whole number, such as 100
+Enter token balance:
 Your stake is a whole number, from 1 to 1000. The tokens are play money.
 The more you stake, the better your chance to forge (add) the next block.
   draw   show the last draw, so that you can check it
   quit   leave
-Enter token balance:
-"x" is not a stake: enter a whole number, such as 100
 Enter token balance:
 "0" is not a stake: the minimum is 1; one more try
 Enter token balance:
@@ -632,7 +632,8 @@ func TestDays(t *testing.T) {
 			}
 			seal = m[7]
 			wins[strings.Clone(m[1])]++
-			if n.stdout.next(); round == rounds/10 {
+			_, total := d.Eligible()
+			if has(t, n.stdout.next(), fmt.Sprintf(" staked %d of %d tokens ", e.Tickets, total)); round == rounds/10 {
 				memory, goroutines = heap(), runtime.NumGoroutine()
 			}
 		}
@@ -691,6 +692,7 @@ func TestUnsavedBlock(t *testing.T) {
 				restore()
 				time.Sleep(500 * time.Millisecond)
 				find(t, won, eve.next())
+				has(t, verified(n.Settings), "ok: 2 blocks, ", "ok: 1 draw\n")
 				return
 			case "stop":
 				n.interrupt()
@@ -701,6 +703,7 @@ func TestUnsavedBlock(t *testing.T) {
 			notSaved := n.notSaved() + bpmPrompt
 			carol.dialogue("«499ms later»«1ms later»" + notSaved + "«50»\n" + notSaved + "«»\n" + notSaved)
 			has(t, bob.send(notABPM+"\n"), isSlashed) // too late to void its proposal
+			alice.endInput()                          // it still gets the announcement
 			has(t, n.stderr.next(), "saving block 1 takes more than a second; ")
 			time.Sleep(must(time.ParseDuration(end)))
 			restore()
@@ -710,6 +713,8 @@ func TestUnsavedBlock(t *testing.T) {
 			find(t, regexp.MustCompile(alice.address+` \d+ 50\n`+bob.address+` \d+ 50\n`), eve.send("draw\n"))
 			has(t, n.stdout.next(), "; 2 proposals\n")
 			has(t, carol.send("50\n"), left) // the rest of the round; missed rounds are not made up for
+			find(t, won, alice.next())
+			alice.wantClosed()
 		})
 	}
 }
@@ -787,6 +792,9 @@ func TestRestart(t *testing.T) {
 	want(s.DrawsFile+": ignoring a partial last line\nok: 5 blocks, ", chain, []string{draws[0][:100]})
 	want(s.ChainFile+": ignoring a partial last line\nok: 1 block, ", []string{chain[0], chain[1][:100]}, nil)
 	want(s.DrawsFile+": counting the last line", chain, []string{strings.TrimSuffix(draws[0], "\n")})
+	n := load(t, s) // in which the last block has no record
+	has(t, string(n.drawAnswer), "\nblock 3: ticket ")
+	n.ledger.Close()
 	want(s.ChainFile+": counting the last line", []string{chain[0], strings.TrimSuffix(chain[1], "\n")}, nil)
 	for at := range chain[0] { // no byte can change unnoticed
 		changed := []byte(chain[0])

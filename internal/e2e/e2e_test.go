@@ -44,6 +44,7 @@ func TestNetcat(t *testing.T) {
 			bob.wait(won + sealed + bpmPrompt)
 			bob.wait(`\n\[.*\]\n` + bpmPrompt)
 			carol.wait(won + sealed + stakePrompt)
+			s.wait("validators: 2 .*\n(?:  .*\n)+block 1: proposed; .*\n")
 			s.wait("block 1: \\w+ 50, .*\n(?:  .*\n)+" + sealed)
 			piped.types("100\n50\n")
 			piped.stop(nil)
@@ -84,7 +85,8 @@ func TestCommands(t *testing.T) {
 		matches(t, run(t, dir, "fairness"), "^0 (.{0,80}\n)+2> $")
 	}
 	matches(t, run(t, dir, "DRAWS_FILE=moved verify"), `^0 ok: .*\nok: 0 draws; .*\n2> $`)
-	shell(`sed 's/:50,/:51,/' my.jsonl > chain; sed 's/ 50"/ 51"/g' our.jsonl > draws`)
+	shell(`sed 's/:50,/:51,/' my.jsonl > chain; sed 's/ 50"/ 51"/g' our.jsonl > draws
+		head -n 1 my.jsonl > genesis; head -n 1 our.jsonl > draw`)
 	for words, message := range map[string]string{ // settings and arguments
 		"":                            `invalid BROADCAST="abc": want a duration`,
 		"BROADCAST=1h":                `CHAIN_FILE="my.jsonl": .* in use`,
@@ -95,6 +97,7 @@ func TestCommands(t *testing.T) {
 		"verify my.jsonl .":                         `\.: `, // it is a directory
 		"verify chain":                              "draws not checked: .*\nchain: line 2: wrong hash",
 		"verify my.jsonl draws":                     "draws: line ",
+		"CHAIN_FILE=genesis fairness draw":          "draw: no draws yet",
 		"DRAWS_FILE= fairness":                      "nothing to count: DRAWS_FILE is empty",
 		"DRAWS_FILE=none fairness":                  "none: no such file",
 	} {
@@ -104,7 +107,7 @@ func TestCommands(t *testing.T) {
 		matches(t, run(t, dir, words), `^2 2> cannot run "`+words+`"\nusage:`)
 	}
 	for _, words := range []string{"-h", "--help", "help", "verify -h"} {
-		matches(t, run(t, dir, words), "^0 usage:(?s:.*) ROUND=30s (?s:.*)2> $")
+		matches(t, run(t, dir, words), "^0 usage:(.{0,80}\n)+  ROUND=30s .*\n(.{0,80}\n)+2> $")
 	}
 	shell("echo what is this > .env")
 	matches(t, run(t, dir, ""), `^1 2> \.env: .*\n$`)

@@ -171,12 +171,12 @@ func parseStake(typed string, readErr error, limit int64) (int64, error) {
 // network is the state that all clients share. One goroutine, run, owns the fields marked "Owned by run". So events
 // happen in one order, and every client gets its messages in that order. Candidate blocks reach run over a channel, as
 // in the tutorial, and wait there, a second at most, while a block is being saved. All other requests are functions.
-// They share a second channel, calls, and do not wait (see do).
+// They share a second channel, calls, which is served even during a save (see do).
 type network struct {
 	settings.Settings
 	console io.Writer      // shows the game; its Write must not block
 	log     *log.Logger    // for warnings and errors; must not block
-	ledger  *ledger.Ledger // saves blocks and their draws in the background; only stop waits for it
+	ledger  *ledger.Ledger // saves blocks and their draws in the background; run waits only in stop
 
 	candidateBlocks chan *proposal
 	calls           chan func()
@@ -185,7 +185,7 @@ type network struct {
 	// Owned by run.
 	head         Block            // the newest block of the chain
 	recentBlocks *lineconn.Feed   // as a broadcast shows them
-	drawAnswer   []byte           // what the command draw shows
+	drawAnswer   []byte           // what the draw command shows
 	clients      *lineconn.Group  // receive announcements and broadcasts
 	validators   map[string]int64 // the stake of each address, in tokens
 	roster       *console.Roster  // shows changes to validators on the console
@@ -214,8 +214,8 @@ type proposal struct {
 }
 
 // round is the time in which proposals count. Its draw has a secret from the start, and one entry per proposal, in the
-// order of the proposals. The seal, a hash of the secret, is published before the first proposal, and the secret with
-// the winner. So anyone can check that the secret was not chosen to suit the proposals (see package draw).
+// order of the proposals. The seal, a hash of the secret, is published before the first proposal; the secret itself is
+// published with the winner. So anyone can check that it was not chosen to suit the proposals (see package draw).
 type round struct {
 	*draw.Draw
 	proposals  []*proposal
@@ -262,7 +262,7 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 }
 
 // load reads the chain file, or saves a new genesis block. Then it shows the genesis block on the console, prepares the
-// answer to the command draw, and opens the first round.
+// answer to the draw command, and opens the first round.
 func (n *network) load(ctx context.Context) error {
 	var genesis Block
 	last, err := n.ledger.Load(ctx, func(line []byte) (hash string, err error) {
@@ -309,7 +309,7 @@ func (n *network) extend(block Block, line []byte) {
 	n.recentBlocks.Add(line)
 }
 
-// do has run call f, and waits until f has returned. It returns false if run has stopped. It is not inlined: in
+// do makes run call f, and waits until f has returned. It returns false if run has stopped. It is not inlined: in
 // handleConn's frame, its variables would cost 2 KiB of stack for each idle client, as internal/bench shows.
 //
 //go:noinline
@@ -435,7 +435,7 @@ const (
 )
 
 // handleConn talks to one client: it asks for a stake, then for one BPM after another. It ends when run calls End (for
-// quit, a slash, the end of a round after EOF, or a shutdown), or when the connection fails. from is as in client.
+// quit, a slash, three bad stakes, EOF, or a shutdown), or when the connection fails. from is as in client.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -730,7 +730,7 @@ func (n *network) blockReport(p *pendingBlock) string {
 		console.Plural(proposals, "proposal"), p.next.SealLine(p.Index+1))
 }
 
-// drawNotice returns what the command draw shows: how the block with this index was drawn.
+// drawNotice returns what the draw command shows: how the block with this index was drawn.
 func drawNotice(index int, o draw.Outcome) []byte {
 	if len(o.Lines) > maxShown {
 		return fmt.Appendf(nil, "\nblock %d: %v; its %d lines are too many to show, see the draws file\n",
@@ -824,7 +824,7 @@ const (
 	saveTimeout     = time.Second            // how long proposals wait for the pending block
 	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it
 	shutdownTimeout = 4 * time.Second        // for the last block and the last messages to clients
-	consoleTimeout  = 200 * time.Millisecond // after that, for the rest of stdout, and as long for stderr
+	consoleTimeout  = 200 * time.Millisecond // then for the rest of stdout, and again for stderr
 )
 
 // serve handles the clients that connect to ln until ctx is done. Then it waits until they are all gone, but no longer

@@ -142,7 +142,7 @@ func parsePulse(typed string, readErr error) (int, error) {
 		return bpm, nil
 	case errors.Is(err, strconv.ErrRange) && bpm > 0:
 		rule = fmt.Sprintf("a whole number from 0 to %d", math.MaxInt)
-	case err != nil && strings.TrimFunc(typed, unicode.IsDigit) == "":
+	case errors.Is(err, strconv.ErrSyntax) && strings.TrimFunc(typed, unicode.IsDigit) == "":
 		rule += ", in the digits 0 to 9"
 	}
 	return 0, errors.New("not a BPM (" + rule + ")")

@@ -497,7 +497,8 @@ draw 2 seal: <seal2>
 func TestInput(t *testing.T) {
 	const notWhole, tooSmall, tooLarge, tooLong = "a whole number", "is 1\n", "is 9223372036854775807", "too long"
 	const notBPM, notDigits = "or more); 9 tokens", "or more, in the digits 0 to 9); 9 tokens"
-	maxInt, zeros, cut := strconv.Itoa(math.MaxInt), strings.Repeat("0", 1023), `"1\x00\t\u00e4\u00e4\u00e4\u00e4\u00e4…"`
+	const cut = `"1\x00\t\u00e4\u00e4\u00e4\u00e4\u00e4…"`
+	maxInt, zeros := strconv.Itoa(math.MaxInt), strings.Repeat("0", 1023)
 	inVirtualTime(t, inMemory(), func(n *testNetwork) {
 		for typed, want := range map[string][2]string{
 			"0": {tooSmall, " 0: "}, "1": {" 1 ", " 1: "}, maxInt: {" " + maxInt + " ", " " + maxInt + ": "},

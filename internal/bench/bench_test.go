@@ -78,7 +78,7 @@ func BenchmarkAnnouncement(b *testing.B) {
 					s.rest()
 				}
 				if got := s.received / clients; name == "ours" && (got < len(announcement)-8 || got > len(announcement)+8) {
-					b.Errorf("an announcement has %d bytes, that of the other sides %d", got, len(announcement))
+					b.Errorf("our announcement has %d bytes, the other sides send %d", got, len(announcement))
 				}
 				memory, idle := s.usage()
 				reportMedian(b, s.announce) // first, because b.Loop drops earlier reports

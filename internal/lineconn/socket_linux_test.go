@@ -49,7 +49,7 @@ func TestListenOptions(t *testing.T) {
 	if protocol := option(l, syscall.SOL_SOCKET, syscall.SO_PROTOCOL); protocol != syscall.IPPROTO_TCP {
 		t.Errorf("the protocol is %d, not plain TCP", protocol)
 	}
-	file, _ := os.Open(os.DevNull) // is no socket, and has no options
+	file, _ := os.Open(os.DevNull) // not a socket, so it has no options
 	defer file.Close()
 	raw, _ := file.SyscallConn()
 	if missing := setOptions(raw); strings.Count(missing, "): socket operation on non-socket; ") != 4 {
@@ -112,7 +112,7 @@ func TestVanish(t *testing.T) {
 			peer.SetKeepAlive(false)
 			raw, _ := peer.SyscallConn()
 			raw.Control(func(fd uintptr) { // drops every packet to the peer
-				//lint:ignore SA1019 the package that replaces it is no part of the standard library
+				//lint:ignore SA1019 the package that replaces it is not in the standard library
 				if err := syscall.AttachLsf(int(fd), []syscall.SockFilter{{Code: syscall.BPF_RET}}); err != nil {
 					t.Error(err)
 				}

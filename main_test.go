@@ -792,6 +792,7 @@ func TestRestart(t *testing.T) {
 	want("error: "+s.DrawsFile+": line 1: ", chain, []string{strings.Replace(draws[0], " 50", " 51", 1)})
 	want(s.DrawsFile+": ignoring a partial last line\nok: 5 blocks, ", chain, []string{draws[0][:100]})
 	want(s.ChainFile+": ignoring a partial last line\nok: 1 block, ", []string{chain[0], chain[1][:100]}, nil)
+	want("error: "+s.DrawsFile+": last line: its newline is corrupt", chain, []string{draws[0][:len(draws[0])-1], "x"})
 	want(s.DrawsFile+": counting the last line", chain, []string{strings.TrimSuffix(draws[0], "\n")})
 	n := load(t, s) // in which the last block has no record
 	has(t, string(n.drawAnswer), "\nblock 3: ticket ")

@@ -250,7 +250,7 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	}
 	defer chain.Close()
 	defer draws.Close()
-	_, drawsEnd, _ := lastDraw(drawsName, draws.SectionReader) // records returns the errors
+	_, drawsEnd, endErr := lastDraw(drawsName, draws.SectionReader)
 	drawsReader := io.Reader(draws)
 	if drawsEnd.isNext {
 		drawsReader = io.MultiReader(draws, strings.NewReader("\n"))
@@ -271,11 +271,16 @@ func Verify(chainName, drawsName string, stdout, stderr io.Writer,
 	if err != nil {
 		return fmt.Errorf("%s: %w", chainName, err)
 	}
-	drawsEnd.report(stderr, drawsName)
+	if endErr == nil {
+		drawsEnd.report(stderr, drawsName)
+	}
 	chainEnd.report(stderr, chainName)
 	fmt.Fprintf(stdout, "ok: %s, head %s\n", console.Plural(blocks, "block"), head)
 	if err := records.CheckEnd(); err != nil {
 		return fmt.Errorf("%s: %w", drawsName, err)
+	}
+	if endErr != nil {
+		return endErr
 	}
 	if drawsName != "" {
 		fmt.Fprintf(stdout, "ok: %s", records.Summary())

@@ -181,6 +181,7 @@ type network struct {
 	candidateBlocks chan *proposal
 	calls           chan func()
 	stopped         chan struct{} // closed when run has returned
+	commands        []command
 
 	// Owned by run.
 	head         Block            // the newest block of the chain
@@ -250,7 +251,7 @@ func newNetwork(ctx context.Context, s settings.Settings, stdout io.Writer, logg
 		Settings: s, console: stdout, log: logger, ledger: files,
 		candidateBlocks: make(chan *proposal), calls: make(chan func()), stopped: make(chan struct{}),
 		head: beforeGenesis(), validators: map[string]int64{}, round: &round{},
-		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(),
+		clients: lineconn.NewGroup(s.Broadcast), roster: console.NewRoster(), commands: commands(),
 		recentBlocks: lineconn.NewFeed("\n[", "]\n", s.BroadcastBlocks),
 		drawAnswer:   []byte("\nno block has been drawn yet\n"),
 	}
@@ -489,7 +490,7 @@ func (c *client) mayUse(cmd command) bool { return c.address != "" || !cmd.needs
 
 // handleCommand runs the command that c typed, and reports whether it was one.
 func (n *network) handleCommand(c *client, typed string, err error) bool {
-	for _, cmd := range commands() {
+	for _, cmd := range n.commands {
 		if err == nil && strings.EqualFold(typed, cmd.name) && c.mayUse(cmd) {
 			n.do(func() { cmd.answer(n, c) })
 			return true
@@ -501,7 +502,7 @@ func (n *network) handleCommand(c *client, typed string, err error) bool {
 // tellHelp explains the prompt that c sees, and lists the commands.
 func (n *network) tellHelp(c *client) {
 	list, listed := "", map[string]bool{}
-	for _, cmd := range commands() {
+	for _, cmd := range n.commands {
 		if cmd.help != "" && !listed[cmd.name] && c.mayUse(cmd) {
 			list += fmt.Sprintf("  %-5s  %s\n", cmp.Or(cmd.name, "Enter"), cmd.help)
 			listed[cmd.name] = true
@@ -624,9 +625,8 @@ func (n *network) openRound(d *draw.Draw) {
 	if now := time.Now(); !deadline.After(now) {
 		deadline = now.Add(n.Round)
 	}
-	n.round = &round{
-		Draw: d, perAddress: map[netip.Prefix]int{}, deadline: deadline, timer: time.After(time.Until(deadline)),
-	}
+	timer := time.After(time.Until(deadline))
+	n.round = &round{Draw: d, perAddress: map[netip.Prefix]int{}, deadline: deadline, timer: timer}
 	n.pending, n.saveTimer = nil, nil
 	for _, p := range previous.proposals {
 		if c := p.client; c != nil {

@@ -195,8 +195,8 @@ type network struct {
 	saveTimer    <-chan time.Time // fires when proposals stop waiting for pending; then they are refused
 }
 
-// client is one connection. Its fields are owned by run. Until run returns, the client's handler may call only ReadLine
-// and Close, and may read only address, which changes only while the handler waits in do.
+// client is one connection. Its fields are owned by run. Until run returns, the client's handler may use only ReadLine,
+// Close and address, which changes only while the handler waits in do.
 type client struct {
 	*lineconn.Conn
 	from       netip.Prefix // the client's network address; zero if the client is exempt from MaxPerAddress
@@ -436,7 +436,7 @@ const (
 )
 
 // handleConn talks to one client: it asks for a stake, then for one BPM after another. It ends when run calls End (for
-// quit, a slash, three bad stakes, EOF, or a shutdown), or when the connection fails. from is as in client.
+// quit, a slash, three bad stakes, EOF, or a shutdown), or when the connection fails. See client.from.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -617,7 +617,7 @@ func (n *network) run(ctx context.Context) {
 }
 
 // openRound opens the round that d will decide. Its deadline is one round length after the previous one. If that has
-// passed (in the first round, after a slow save or system sleep), the deadline is one round length from now: missed
+// passed (first round, slow save, system sleep), the deadline is one round length from now: missed
 // rounds are not made up for. Clients that stayed only for the end of the previous round are removed.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
@@ -681,7 +681,7 @@ func (n *network) announce() {
 }
 
 // report shows text on the console, after the changes to validators that came before it. If rounds are shorter than a
-// second, it shows text alone: the loop in run shows the changes, less often.
+// second, it leaves the changes to the loop in run, which shows them less often.
 func (n *network) report(text string) {
 	if n.Round >= time.Second {
 		n.roster.Show(n.console, n.log, n.validators)
@@ -824,7 +824,7 @@ const (
 	saveTimeout     = time.Second            // how long proposals wait for the pending block
 	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it
 	shutdownTimeout = 4 * time.Second        // for the last block and the last messages to clients
-	consoleTimeout  = 200 * time.Millisecond // then for the rest of stdout, and again for stderr
+	consoleTimeout  = 200 * time.Millisecond // then for each of stderr and stdout
 )
 
 // serve handles the clients that connect to ln until ctx is done. Then it waits until they are all gone, but no longer

@@ -176,7 +176,7 @@ type network struct {
 	settings.Settings
 	console io.Writer      // shows the game; its Write must not block
 	log     *log.Logger    // for warnings and errors; must not block
-	ledger  *ledger.Ledger // saves blocks and their draws in the background; run waits only in stop
+	ledger  *ledger.Ledger // saves blocks and their draws in the background; only stop waits for it
 
 	candidateBlocks chan *proposal
 	calls           chan func()
@@ -196,7 +196,7 @@ type network struct {
 }
 
 // client is one connection. Its fields are owned by run. Until run returns, the client's handler may use only ReadLine,
-// Close and address, which changes only while the handler waits in do.
+// Close and address. The address changes only while the handler waits in do.
 type client struct {
 	*lineconn.Conn
 	from       netip.Prefix // the client's network address; zero if the client is exempt from MaxPerAddress
@@ -435,8 +435,8 @@ const (
 	shutdownMessage = "\nthe server is shutting down\n"
 )
 
-// handleConn talks to one client: it asks for a stake, then for one BPM after another. It ends when run calls End (for
-// quit, a slash, three bad stakes, EOF, or a shutdown), or when the connection fails. See client.from.
+// handleConn talks to one client, with the network address from: it asks for a stake, then for one BPM after another. It
+// ends when run calls End (for quit, a slash, three bad stakes, EOF, or a shutdown), or when the connection fails.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -604,7 +604,7 @@ func (n *network) run(ctx context.Context) {
 			n.announce()
 		case <-n.saveTimer:
 			n.saveTimer = nil // from now on, clients who propose are told to try again later
-			n.log.Printf("saving block %d takes more than a second; proposals are refused until it is saved", n.pending.Index)
+			n.log.Printf("saving block %d is taking over a second; proposals are refused until it is saved", n.pending.Index)
 		case <-n.clients.Due.C: // a broadcast is due
 			n.clients.Broadcast(n.recentBlocks)
 		case <-n.roster.Due.C: // changes to validators are due on the console
@@ -617,8 +617,8 @@ func (n *network) run(ctx context.Context) {
 }
 
 // openRound opens the round that d will decide. Its deadline is one round length after the previous one. If that has
-// passed (first round, slow save, system sleep), the deadline is one round length from now: missed
-// rounds are not made up for. Clients that stayed only for the end of the previous round are removed.
+// passed (first round, slow save, system sleep), the deadline is one round length from now: missed rounds are not made up
+// for. Clients that stayed only for the end of the previous round are removed.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
 	deadline := previous.deadline.Add(n.Round)

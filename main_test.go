@@ -705,7 +705,7 @@ func TestUnsavedBlock(t *testing.T) {
 			carol.dialogue("«499ms later»«1ms later»" + notSaved + "«50»\n" + notSaved + "«»\n" + notSaved)
 			has(t, bob.send(notABPM+"\n"), isSlashed) // too late to void its proposal
 			alice.endInput()                          // it still gets the announcement
-			has(t, n.stderr.next(), "saving block 1 takes more than a second; ")
+			has(t, n.stderr.next(), "saving block 1 is taking over a second; ")
 			time.Sleep(must(time.ParseDuration(end)))
 			restore()
 			n.match(eve.next(), "")

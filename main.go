@@ -148,7 +148,7 @@ func parsePulse(typed string, readErr error) (int, error) {
 	return 0, errors.New("not a BPM (" + rule + ")")
 }
 
-// parseStake parses a stake of 1 to limit tokens, or returns an error that tells the player what to type instead.
+// parseStake parses a stake from 1 to limit, or returns an error that tells the player what to type instead.
 // readErr is the error from ReadLine: if it is not nil, parseStake returns it.
 func parseStake(typed string, readErr error, limit int64) (int64, error) {
 	if readErr != nil {
@@ -176,7 +176,7 @@ type network struct {
 	settings.Settings
 	console io.Writer      // shows the game; its Write must not block
 	log     *log.Logger    // for warnings and errors; must not block
-	ledger  *ledger.Ledger // saves blocks and their draws in the background; only stop waits for it
+	ledger  *ledger.Ledger // saves blocks and their draws; run waits for it only in stop
 
 	candidateBlocks chan *proposal
 	calls           chan func()
@@ -192,7 +192,7 @@ type network struct {
 	roster       *console.Roster  // shows changes to validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // fires when proposals stop waiting for pending; then they are refused
+	saveTimer    <-chan time.Time // ends the wait of proposals for pending; then they are refused
 }
 
 // client is one connection. Its fields are owned by run. Until run returns, the client's handler may use only ReadLine,
@@ -435,8 +435,8 @@ const (
 	shutdownMessage = "\nthe server is shutting down\n"
 )
 
-// handleConn talks to one client, with the network address from: it asks for a stake, then for one BPM after another. It
-// ends when run calls End (for quit, a slash, three bad stakes, EOF, or a shutdown), or when the connection fails.
+// handleConn talks to one client, whose network address is from. It asks for a stake, then for one BPM after another.
+// It ends when run calls End (for quit, a slash, three bad stakes, EOF or a shutdown), or when the connection fails.
 func (n *network) handleConn(conn net.Conn, from netip.Prefix) {
 	c := &client{Conn: lineconn.NewConn(conn), from: from}
 	if !n.do(func() { n.addClient(c) }) {
@@ -617,8 +617,8 @@ func (n *network) run(ctx context.Context) {
 }
 
 // openRound opens the round that d will decide. Its deadline is one round length after the previous one. If that has
-// passed (first round, slow save, system sleep), the deadline is one round length from now: missed rounds are not made up
-// for. Clients that stayed only for the end of the previous round are removed.
+// passed (first round, slow save, system sleep), the deadline is one round length from now: missed rounds are not made
+// up for. Clients that stayed only for the end of the previous round are removed.
 func (n *network) openRound(d *draw.Draw) {
 	previous := n.round
 	deadline := previous.deadline.Add(n.Round)
@@ -824,7 +824,7 @@ const (
 	saveTimeout     = time.Second            // how long proposals wait for the pending block
 	lastSaveTimeout = 2 * time.Second        // how long the shutdown waits for it
 	shutdownTimeout = 4 * time.Second        // for the last block and the last messages to clients
-	consoleTimeout  = 200 * time.Millisecond // then for each of stderr and stdout
+	consoleTimeout  = 200 * time.Millisecond // how long each of stderr and stdout may take after that
 )
 
 // serve handles the clients that connect to ln until ctx is done. Then it waits until they are all gone, but no longer

@@ -192,7 +192,7 @@ type network struct {
 	roster       *console.Roster  // shows changes to validators on the console
 	round        *round           // the open round, or the last one while its block is pending
 	pending      *pendingBlock    // the block being saved, or nil while a round is open
-	saveTimer    <-chan time.Time // ends the wait of proposals for pending; then they are refused
+	saveTimer    <-chan time.Time // ends the proposals' wait for pending; then they are refused
 }
 
 // client is one connection. Its fields are owned by run. Until run returns, the client's handler may use only ReadLine,
